@@ -1,0 +1,165 @@
+"""GPTConfig: the shape of a GPT, and the choices that tell one family from another.
+
+A family (GPT-2, Llama, Mistral, Qwen 2) is a set of values here; `gpt.py` has no word for it.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from probe.errors import BadShape, OutOfRange, UnsupportedModel, check_choice
+
+Norm = Literal["layer", "rms"]
+Positions = Literal["learned", "rotary"]
+Activation = Literal["gelu", "gelu_tanh", "gelu_quick", "relu", "silu"]
+RotaryScalingKind = Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
+
+
+@dataclass(frozen=True)
+class RotaryScaling:
+    """How rotary frequencies are stretched to reach contexts longer than those of pretraining.
+
+    Only the fields of the chosen kind are read. Source: each kind's own, named in `rotary.py`.
+    """
+
+    kind: RotaryScalingKind
+    factor: float = 1.0
+    """Context after / context before (all kinds)."""
+    original_n_ctx: int | None = None
+    """Context of pretraining, in tokens (all kinds but linear)."""
+    low_freq_factor: float = 1.0
+    """llama3: wavelengths above original_n_ctx / this are divided by `factor`."""
+    high_freq_factor: float = 4.0
+    """llama3: wavelengths below original_n_ctx / this are left alone."""
+    beta_fast: float = 32.0
+    """yarn: dimensions that turn more often than this in the original context are left alone."""
+    beta_slow: float = 1.0
+    """yarn: dimensions that turn less often than this are divided by `factor`."""
+    truncate: bool = True
+    """yarn: round the range of dimensions between the two outwards to whole numbers."""
+    attention_factor: float | None = None
+    """yarn, longrope: factor on cosines and sines; None: the kind's own formula."""
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    """yarn: the two constants of the formula for `attention_factor` used by some later models."""
+    short_factor: tuple[float, ...] | None = None
+    """longrope: divisor of each frequency for prompts within the original context."""
+    long_factor: tuple[float, ...] | None = None
+    """longrope: divisor of each frequency for longer prompts."""
+
+    def __post_init__(self) -> None:
+        check_choice("rotary scaling", self.kind, get_args(RotaryScalingKind))
+        if not self.factor > 0:
+            raise OutOfRange(f"rotary scaling factor {self.factor}: expected a number above 0")
+        if self.kind != "linear" and self.original_n_ctx is None:
+            raise UnsupportedModel(f"rotary scaling {self.kind!r} needs the original context length")
+        if self.kind == "longrope" and (self.short_factor is None or self.long_factor is None):
+            raise UnsupportedModel("rotary scaling 'longrope' needs short_factor and long_factor")
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the frequencies of a prompt depend on how long it is."""
+        return self.kind in ("dynamic", "longrope")
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Everything that the forward pass needs to know besides the weights.
+
+    Sizes use the field's names. The defaults describe a small GPT-2.
+
+    Raises:
+        UnknownName: a choice that does not exist.
+        BadShape: sizes that do not fit each other, such as heads that do not divide into groups.
+        OutOfRange: a size below 1.
+    """
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    d_head: int
+    d_mlp: int
+    d_vocab: int
+    n_ctx: int
+    """Most tokens of one prompt."""
+    n_kv_heads: int | None = None
+    """Key and value heads; query head h reads key head h // (n_heads / n_kv_heads). None: as many as query heads."""
+    norm: Norm = "layer"
+    norm_eps: float = 1e-5
+    positions: Positions = "learned"
+    rotary_theta: float = 10_000.0
+    rotary_scaling: RotaryScaling | None = None
+    activation: Activation = "gelu_tanh"
+    gated_mlp: bool = False
+    """MLP output = (activation(x W_gate) * x W_in) W_out instead of activation(x W_in) W_out."""
+    qkv_bias: bool = True
+    attn_out_bias: bool = True
+    mlp_bias: bool = True
+    tied_embeddings: bool = True
+    """W_U is W_E transposed, one parameter."""
+    attn_scale: float | None = None
+    """Factor on query . key before the softmax. None: 1 / sqrt(d_head)."""
+    attn_scale_by_layer: bool = False
+    """Divide that factor by (layer + 1) as well."""
+    windows: tuple[int | None, ...] | None = None
+    """Per layer, how many tokens back a query sees, itself included. None: all of them."""
+
+    def __post_init__(self) -> None:
+        if self.n_kv_heads is None:
+            object.__setattr__(self, "n_kv_heads", self.n_heads)
+        for name in ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "d_vocab", "n_ctx", "n_kv_heads"):
+            size = getattr(self, name)
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise OutOfRange(f"{name} {size!r}: expected a whole number of at least 1")
+        check_choice("norm", self.norm, get_args(Norm))
+        check_choice("positions", self.positions, get_args(Positions))
+        check_choice("activation", self.activation, get_args(Activation))
+        if self.n_heads % self.kv_heads:
+            raise BadShape(f"{self.n_heads} query heads do not divide into {self.kv_heads} key heads")
+        if self.positions == "rotary" and self.d_head % 2:
+            raise BadShape(f"d_head {self.d_head}: rotary positions turn pairs of dimensions, so it must be even")
+        if self.positions == "learned" and self.rotary_scaling is not None:
+            raise UnsupportedModel("rotary_scaling was given, but positions are learned")
+        if self.windows is not None and len(self.windows) != self.n_layers:
+            raise BadShape(f"windows has {len(self.windows)} entries for {self.n_layers} layers")
+        if not (self.norm_eps >= 0 and math.isfinite(self.norm_eps)):
+            raise OutOfRange(f"norm_eps {self.norm_eps!r}: expected a finite number of at least 0")
+
+    @property
+    def kv_heads(self) -> int:
+        """n_kv_heads, never None."""
+        assert self.n_kv_heads is not None, "set in __post_init__"
+        return self.n_kv_heads
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that share one key and value head."""
+        return self.n_heads // self.kv_heads
+
+    def scale_of_layer(self, layer: int) -> float:
+        """The factor on query . key in this layer."""
+        scale = self.d_head**-0.5 if self.attn_scale is None else self.attn_scale
+        return scale / (layer + 1) if self.attn_scale_by_layer else scale
+
+    def window_of_layer(self, layer: int) -> int | None:
+        """How many tokens back a query of this layer sees, itself included; None: all."""
+        return None if self.windows is None else self.windows[layer]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "GPTConfig":
+        """The config that `to_dict` wrote."""
+        values = dict(values)
+        if values.get("rotary_scaling") is not None:
+            scaling = dict(values["rotary_scaling"])
+            for name in ("short_factor", "long_factor"):
+                if scaling.get(name) is not None:
+                    scaling[name] = tuple(scaling[name])
+            values["rotary_scaling"] = RotaryScaling(**scaling)
+        if values.get("windows") is not None:
+            values["windows"] = tuple(values["windows"])
+        return cls(**values)

@@ -1,0 +1,115 @@
+"""Every error that probe raises on purpose, and how it names the nearest right thing.
+
+    ProbeError
+    ├── UnknownName          a site, model, metric, dtype or option that does not exist
+    ├── OutOfRange           a layer, head, position, row or token id outside the model or the prompt
+    ├── BadShape             a tensor whose shape, dtype or device is not the one that is needed
+    ├── BadPrompt            text or tokens that cannot be run: empty, too long, no tokenizer
+    ├── BadIntervention      an edit that touches nothing, or returns another shape or NaN
+    ├── NumbersBroke         a pass whose numbers are no numbers: overflow in half precision, broken weights
+    ├── SiteNotRecorded      a recording is read for a value that it does not hold
+    ├── UnsupportedModel     an architecture, or a setting of one, that this GPT does not compute
+    ├── BrokenFile           weights or results on disk that are truncated, corrupt or of the wrong shape
+    ├── FetchFailed          a download that could not be made, checked or stored
+    ├── NotSaved             a result that could not be written; nothing is left behind
+    └── DifferentModel       a result of one model handed to another
+
+Each is also the built-in error that Python users expect (ValueError, KeyError, ...), so existing handlers catch it.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class ProbeError(Exception):
+    """The root: what came, what was expected, and the nearest right thing."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class UnknownName(ProbeError, ValueError):
+    """A name that does not exist."""
+
+
+class OutOfRange(ProbeError, IndexError):
+    """An index outside what it indexes."""
+
+
+class BadShape(ProbeError, ValueError):
+    """A tensor of another shape, dtype or device than needed."""
+
+
+class BadPrompt(ProbeError, ValueError):
+    """Text or tokens that the model cannot run."""
+
+
+class BadIntervention(ProbeError, ValueError):
+    """An intervention that cannot take effect, or whose result cannot be used."""
+
+
+class NumbersBroke(ProbeError, ArithmeticError):
+    """A pass ended in NaN."""
+
+
+class SiteNotRecorded(ProbeError, KeyError):
+    """A recording does not hold this value."""
+
+
+class UnsupportedModel(ProbeError, ValueError):
+    """An architecture or a setting that this GPT does not compute."""
+
+
+class BrokenFile(ProbeError, ValueError):
+    """A file that is truncated, corrupt, or not what its name says."""
+
+
+class FetchFailed(ProbeError, OSError):
+    """A download that could not be made, checked or stored."""
+
+
+class NotSaved(ProbeError, OSError):
+    """A result that could not be written."""
+
+
+class DifferentModel(ProbeError, ValueError):
+    """A result of one model handed to another."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "") -> UnknownName:
+    """The error for a name that is none of ``known``: ``no site 'x'; did you mean 'y'?``, or all of a short list."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+    if near:
+        advice = f"did you mean {either(near)}?"
+    elif len(known) <= 12:
+        advice = f"known: {', '.join(known)}"
+    else:
+        advice = f"known are {len(known)}, among them {', '.join(known[:6])}"
+    return UnknownName(f"no {kind} {name!r}; {advice}" + (f" {hint}" if hint else ""))
+
+
+def check_choice(kind: str, name: object, known: Sequence[str]) -> None:
+    """Raise UnknownName unless ``name`` is one of ``known``."""
+    if name not in known:
+        raise unknown_name(kind, name, known)
+
+
+def check_index(kind: str, index: object, size: int, *, owner: str) -> int:
+    """The index counted from the front, or OutOfRange: ``layer 12: this model has layers 0 to 11``.
+
+    Negative indices count from the end, as everywhere in Python.
+    """
+    if isinstance(index, bool) or not hasattr(index, "__index__"):
+        raise OutOfRange(f"{kind} {index!r}: expected an integer")
+    number = index.__index__()  # type: ignore[attr-defined]
+    if not -size <= number < size:
+        span = f"has {kind}s 0 to {size - 1}" if size else f"has no {kind}s"
+        raise OutOfRange(f"{kind} {number}: {owner} {span}")
+    return number % size
+
+
+def either(names: Sequence[str]) -> str:
+    """'a', 'b' or 'c'."""
+    quoted = [repr(name) for name in names]
+    return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " or " + quoted[-1]

@@ -1,0 +1,192 @@
+"""The name of every value that a forward pass makes: its spelling, its dims, its shape.
+
+Names are TransformerLens's classical ones ("blocks.3.attn.hook_pattern"). A value inside a block also has a short name
+("pattern"), used with a layer. There are no other spellings.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from probe.config import GPTConfig
+from probe.errors import UnknownName, check_index, unknown_name
+
+
+@dataclass(frozen=True)
+class Site:
+    """One kind of value: where it stands, its dims, and what it is."""
+
+    short: str
+    """Name used with a layer, or alone for values outside the blocks: 'pattern'."""
+    suffix: str
+    """What follows 'blocks.3.', or the whole name outside the blocks: 'attn.hook_pattern'."""
+    dims: tuple[str, ...]
+    """Names of the dims, in order."""
+    meaning: str
+    """One line, in plain words."""
+    exists: Callable[[GPTConfig], bool] = lambda config: True
+    """Whether a model of this config makes the value."""
+
+
+_RESID = ("batch", "pos", "d_model")
+_SCALE = ("batch", "pos", "one")
+_QUERY = ("batch", "pos", "head", "d_head")
+_KEY = ("batch", "pos", "kv_head", "d_head")
+_PAIRS = ("batch", "head", "query_pos", "key_pos")
+_MLP = ("batch", "pos", "d_mlp")
+
+
+def _rotary(config: GPTConfig) -> bool:
+    return config.positions == "rotary"
+
+
+def _learned(config: GPTConfig) -> bool:
+    return config.positions == "learned"
+
+
+def _gated(config: GPTConfig) -> bool:
+    return config.gated_mlp
+
+
+BEFORE_BLOCKS = (
+    Site("embed", "hook_embed", _RESID, "each token's own vector, a row of W_E"),
+    Site("pos_embed", "hook_pos_embed", _RESID, "each position's own vector, a row of W_pos", _learned),
+)
+IN_BLOCK = (
+    Site("resid_pre", "hook_resid_pre", _RESID, "residual stream entering the layer"),
+    Site("ln1.scale", "ln1.hook_scale", _SCALE, "what the norm before attention divides by"),
+    Site("ln1.normalized", "ln1.hook_normalized", _RESID, "residual stream normalised, before the norm's gain"),
+    Site("q", "attn.hook_q", _QUERY, "queries: what each token looks for"),
+    Site("k", "attn.hook_k", _KEY, "keys: what each token can be found by"),
+    Site("v", "attn.hook_v", _KEY, "values: what each token passes on when looked at"),
+    Site("rot_q", "attn.hook_rot_q", _QUERY, "queries after rotation by position", _rotary),
+    Site("rot_k", "attn.hook_rot_k", _KEY, "keys after rotation by position", _rotary),
+    Site("attn_scores", "attn.hook_attn_scores", _PAIRS, "query . key, scaled, before the mask and the softmax"),
+    Site("pattern", "attn.hook_pattern", _PAIRS, "attention: softmax of the scores over the keys that a query sees"),
+    Site("z", "attn.hook_z", _QUERY, "values mixed by the pattern, before the output projection"),
+    Site("attn_out", "hook_attn_out", _RESID, "what attention adds to the residual stream"),
+    Site("resid_mid", "hook_resid_mid", _RESID, "residual stream between attention and MLP"),
+    Site("ln2.scale", "ln2.hook_scale", _SCALE, "what the norm before the MLP divides by"),
+    Site("ln2.normalized", "ln2.hook_normalized", _RESID, "residual stream normalised, before the norm's gain"),
+    Site("pre", "mlp.hook_pre", _MLP, "neurons before the activation (of a gated MLP: the gate)"),
+    Site("pre_linear", "mlp.hook_pre_linear", _MLP, "the linear branch that the gate multiplies", _gated),
+    Site("post", "mlp.hook_post", _MLP, "neurons as they enter the output projection"),
+    Site("mlp_out", "hook_mlp_out", _RESID, "what the MLP adds to the residual stream"),
+    Site("resid_post", "hook_resid_post", _RESID, "residual stream leaving the layer"),
+)
+AFTER_BLOCKS = (
+    Site("ln_final.scale", "ln_final.hook_scale", _SCALE, "what the final norm divides by"),
+    Site("ln_final.normalized", "ln_final.hook_normalized", _RESID, "last residual stream normalised, before the gain"),
+)
+_SHORT = {site.short: site for site in (*BEFORE_BLOCKS, *IN_BLOCK, *AFTER_BLOCKS)}
+_SUFFIX = {site.suffix: site for site in (*BEFORE_BLOCKS, *IN_BLOCK, *AFTER_BLOCKS)}
+
+
+def site_names(config: GPTConfig) -> tuple[str, ...]:
+    """Every name that a whole pass of this model emits, in the order in which the values are made."""
+    before = [site.suffix for site in BEFORE_BLOCKS if site.exists(config)]
+    block = [site.suffix for site in IN_BLOCK if site.exists(config)]
+    after = [site.suffix for site in AFTER_BLOCKS if site.exists(config)]
+    return (*before, *(f"blocks.{layer}.{suffix}" for layer in range(config.n_layers) for suffix in block), *after)
+
+
+def site_dims(name: str) -> tuple[str, ...]:
+    """Names of the dims of a site, by its full or its short name: ('batch', 'pos', 'd_model')."""
+    return describe_site(name).dims
+
+
+def site_shape(config: GPTConfig, name: str, *, batch: int, pos: int) -> tuple[int, ...]:
+    """The shape of a site's value in a pass over `batch` prompts of `pos` tokens."""
+    sizes = {
+        "batch": batch, "pos": pos, "query_pos": pos, "key_pos": pos, "one": 1, "head": config.n_heads,
+        "kv_head": config.kv_heads, "d_head": config.d_head, "d_model": config.d_model, "d_mlp": config.d_mlp,
+    }  # fmt: skip
+    return tuple(sizes[dim] for dim in site_dims(name))
+
+
+def describe_site(name: str) -> Site:
+    """The kind of value that a full or short name stands for.
+
+    Raises:
+        UnknownName: neither; the message offers the nearest.
+    """
+    layer, suffix = split_name(name)
+    found = _SUFFIX.get(suffix) or _SHORT.get(name)
+    if found is None or (layer is not None and found not in IN_BLOCK):
+        raise unknown_name("site", name, [*_SHORT, *(f"blocks.0.{site.suffix}" for site in IN_BLOCK)])
+    return found
+
+
+def split_name(name: str) -> tuple[int | None, str]:
+    """'blocks.3.attn.hook_z' -> (3, 'attn.hook_z'); 'hook_embed' -> (None, 'hook_embed')."""
+    parts = name.split(".", 2)
+    if len(parts) == 3 and parts[0] == "blocks" and parts[1].isdecimal():
+        return int(parts[1]), parts[2]
+    return None, name
+
+
+def full_name(config: GPTConfig, site: str, layer: int | None = None) -> str:
+    """The full name of one value: ('z', 3) -> 'blocks.3.attn.hook_z'; a full name is checked and returned.
+
+    Raises:
+        UnknownName: no such site in this model; the nearest is offered.
+        OutOfRange: no such layer.
+    """
+    names = find_sites(config, [site], None if layer is None else [layer])
+    if len(names) != 1:
+        raise UnknownName(f"site {site!r} exists in every layer: name one, as in ({site!r}, 0)")
+    return names[0]
+
+
+def find_sites(
+    config: GPTConfig, sites: Iterable[str] | None = None, layers: Sequence[int] | None = None
+) -> tuple[str, ...]:
+    """Full names, in the order of the pass, of what `sites` (short or full; None: all) means in `layers` (None: all).
+
+    Sites outside the blocks ignore `layers` when named; with `sites=None` and `layers` given they are left out.
+
+    Raises:
+        UnknownName: a name that this model does not have; the nearest is offered.
+        OutOfRange: a layer that it does not have; a full name of a layer outside `layers`.
+    """
+    everything = site_names(config)
+    wanted_layers = None if layers is None else check_layers(config, layers)
+    if sites is None:
+        chosen = {n for n in everything if wanted_layers is None or split_name(n)[0] in wanted_layers}
+    else:
+        sites = [sites] if isinstance(sites, str) else sites
+        chosen = {name for site in sites for name in _names_of(config, site, wanted_layers, everything)}
+    return tuple(name for name in everything if name in chosen)
+
+
+def check_layers(config: GPTConfig, layers: Sequence[int] | int) -> tuple[int, ...]:
+    """Layers counted from the front, or OutOfRange: ``layer 12: this model has layers 0 to 11``."""
+    layers = [layers] if hasattr(layers, "__index__") else layers  # type: ignore[list-item]
+    return tuple(check_index("layer", layer, config.n_layers, owner="this model") for layer in layers)  # type: ignore[union-attr]
+
+
+def _names_of(config: GPTConfig, site: str, layers: Sequence[int] | None, everything: Sequence[str]) -> list[str]:
+    if site in everything:
+        layer, _ = split_name(site)
+        if layer is not None and layers is not None and layer not in layers:
+            raise UnknownName(f"site {site!r} is in layer {layer}, but layers={list(layers)} was asked for")
+        return [site]
+    layer, suffix = split_name(site)
+    if layer is not None and suffix in _SUFFIX and _SUFFIX[suffix] in IN_BLOCK:
+        check_layers(config, [layer])
+    kind = _SHORT.get(site) or _SUFFIX.get(suffix)
+    if kind is not None and not kind.exists(config):
+        raise UnknownName(f"site {site!r} does not exist in this model: {_why_absent(kind)}")
+    if kind is None or site != kind.short:
+        shorts = [s.short for s in _SHORT.values() if s.exists(config)]
+        raise unknown_name("site", site, [*everything, *shorts] if "hook" in str(site) else [*shorts, *everything])
+    if kind in IN_BLOCK:
+        return [f"blocks.{layer}.{kind.suffix}" for layer in (range(config.n_layers) if layers is None else layers)]
+    return [kind.suffix]
+
+
+def _why_absent(kind: Site) -> str:
+    if kind.exists is _rotary:
+        return "its positions are learned, not rotary"
+    if kind.exists is _learned:
+        return "its positions are rotary, so no position has a vector of its own"
+    return "its MLP has no gate"
