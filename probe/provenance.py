@@ -1,0 +1,58 @@
+"""Where numbers come from: which model, by its weights, and which versions. Every result carries this."""
+
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from probe.gpt import GPT
+
+_SAMPLES = 64
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_known: WeakKeyDictionary[GPT, tuple[tuple[tuple[int, int], ...], str]] = WeakKeyDictionary()
+
+
+def provenance(model: GPT) -> dict[str, Any]:
+    """What a result needs to say of its model, as JSON values."""
+    return {
+        "model": model.name,
+        "fingerprint": fingerprint(model),
+        "config": model.config.to_dict(),
+        "versions": {"probe": _version("probe-gpt"), "torch": torch.__version__},
+    }
+
+
+def fingerprint(model: GPT) -> str:
+    """16 hex digits that tell models apart: config, and of every weight the sum of all its bits and a few of its values.
+
+    Changing any one weight changes the sum. Kept until a weight is written to; a model's device does not matter.
+    """
+    state = tuple((parameter.data_ptr(), parameter._version) for parameter in model.parameters())
+    known = _known.get(model)
+    if known is None or known[0] != state:
+        known = (state, _fingerprint(model))
+        _known[model] = known
+    return known[1]
+
+
+def _fingerprint(model: GPT) -> str:
+    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} {_checksum(parameter.detach())}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _checksum(weight: Tensor) -> list[int]:
+    bits = weight.contiguous().view(_BITS[weight.element_size()]).flatten()
+    return [int(bits.sum(dtype=torch.int64)), *bits[:: max(1, len(bits) // _SAMPLES)].tolist()]
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "not installed"

@@ -1,0 +1,298 @@
+"""`record`: run a model once and keep the values you ask for, with or without interventions.
+
+What is kept lives in the `Recording`; nothing stays on the model, so any number of threads can record at once.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.config import GPTConfig
+from probe.errors import BadIntervention, BrokenFile, NumbersBroke, SiteNotRecorded, check_index
+from probe.gpt import GPT
+from probe.interventions import Effect, Intervention, contains_nan
+from probe.prompts import Prompts
+from probe.provenance import provenance
+from probe.reduction import Reduction, reduce_value
+from probe.request import Request, read_request
+from probe.selection import Indices, Selection
+from probe.sites import IN_BLOCK, describe_site, find_sites, full_name, site_dims, split_name
+from probe.store import load_result, save_result
+from probe.tap import RecordingTap
+
+PADDING = -1
+"""What stands in `Recording.tokens` after the end of a shorter prompt."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Values kept from one pass: ``rec["pattern", 3]``, ``rec["blocks.3.attn.hook_pattern"]``, ``rec.stack("resid_post")``.
+
+    Prompts of different lengths stand in one batch; entries after the end of a shorter one are NaN. `prompt(i)` cuts them.
+    """
+
+    values: Mapping[str, Tensor]
+    """By full name, in the order of the pass; "logits" last."""
+    tokens: Int[Tensor, "batch pos"] | None
+    """Token ids, -1 after the end of a prompt; on the CPU. None for a pass that began with a residual stream."""
+    str_tokens: list[list[str]] | None
+    """The text of each token of each prompt, without padding."""
+    lengths: Int[Tensor, " batch"]
+    """Tokens in each prompt."""
+    positions: Int[Tensor, "batch kept"] | None
+    """Which positions of each prompt were kept, counted from its front. None: all."""
+    config: GPTConfig
+    effects: tuple[Effect, ...]
+    """How often each intervention took effect."""
+    manifest: Mapping[str, Any]
+    """Model, fingerprint, versions and arguments: what is needed to repeat the call."""
+
+    @property
+    def logits(self) -> Float[Tensor, "batch pos d_vocab"]:
+        """Raw logits of the token after each kept position."""
+        return self["logits"]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Full names of the sites kept."""
+        return tuple(name for name in self.values if name != "logits")
+
+    def layers(self, site: str) -> tuple[int, ...]:
+        """The layers of which this site was kept."""
+        named = find_sites(self.config, [site])
+        return tuple(layer for name in named if name in self.values and (layer := split_name(name)[0]) is not None)
+
+    def __getitem__(self, key: str | tuple[str, int]) -> Tensor:
+        """One value, by full name, or by short name and layer.
+
+        Raises:
+            UnknownName, OutOfRange: no such site or layer in this model.
+            SiteNotRecorded: it was not kept; the message says how to keep it.
+        """
+        if key == "logits":
+            name = "logits"
+        else:
+            site, layer = key if isinstance(key, tuple) else (key, None)
+            name = full_name(self.config, site, layer)
+        if name not in self.values:
+            raise SiteNotRecorded(self._how_to_record(name))
+        return self.values[name]
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            return isinstance(key, (str, tuple)) and self[key] is not None  # type: ignore[index]
+        except (SiteNotRecorded, ValueError, IndexError):
+            return False
+
+    def stack(self, site: str) -> Float[Tensor, "layer ..."]:
+        """A site of every kept layer in one tensor (layer, batch, pos, ...); `layers(site)` says which these are.
+
+        Raises:
+            SiteNotRecorded: no layer of it was kept.
+        """
+        found = [self.values[name] for name in find_sites(self.config, [site]) if name in self.values]
+        if not found or describe_site(site) not in IN_BLOCK:
+            raise SiteNotRecorded(self._how_to_record(find_sites(self.config, [site])[0]))
+        return torch.stack(found)
+
+    def prompt(self, row: int) -> "Recording":
+        """One prompt by itself, its padding cut off.
+
+        Raises:
+            SiteNotRecorded: a value was reduced over prompts, so it belongs to none of them.
+        """
+        reduced = self.manifest["arguments"]["reduce"]
+        if reduced:
+            raise SiteNotRecorded(f"{', '.join(reduced)}: reduced over prompts, so no single prompt has a value")
+        row = check_index("prompt", row, len(self.lengths), owner="this recording")
+        length = int(self.lengths[row])
+        return Recording(
+            values={name: self._of_prompt(name, value[row : row + 1], length) for name, value in self.values.items()},
+            tokens=None if self.tokens is None else self.tokens[row : row + 1, :length],
+            str_tokens=None if self.str_tokens is None else [self.str_tokens[row]],
+            lengths=self.lengths[row : row + 1],
+            positions=None if self.positions is None else self.positions[row : row + 1],
+            config=self.config,
+            effects=self.effects,
+            manifest={**self.manifest, "prompt": row},
+        )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per kept value: name, layer, dims, shape, dtype and megabytes."""
+        rows = []
+        for name, value in self.values.items():
+            dims = ("batch", "pos", "d_vocab") if name == "logits" else site_dims(name)
+            layer = None if name == "logits" else split_name(name)[0]
+            size = value.numel() * value.element_size() / 1e6
+            rows.append((name, layer, " ".join(dims), tuple(value.shape), str(value.dtype)[6:], size))
+        return pd.DataFrame(rows, columns=["name", "layer", "dims", "shape", "dtype", "megabytes"])
+
+    def __repr__(self) -> str:
+        sites = dict.fromkeys(describe_site(name).short for name in self.names)
+        size = sum(value.numel() * value.element_size() for value in self.values.values()) / 1e6
+        lengths = sorted({int(length) for length in self.lengths})
+        tokens = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
+        return (
+            f"Recording of {self.manifest['model']}: {len(self.lengths)} prompt(s) of {tokens} tokens, "
+            f"{len(self.names)} values ({', '.join(sites) or 'logits only'}), {size:.1f} MB"
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write a folder that `Recording.load` reads back, without the model.
+
+        Raises:
+            NotSaved: the folder holds something already, or cannot be written.
+        """
+        extra = {"lengths": self.lengths, "tokens": self.tokens, "positions": self.positions}
+        tensors = {**self.values, **{f"recording.{k}": v for k, v in extra.items() if v is not None}}
+        effects = [{"intervention": e.intervention, "sites": list(e.sites), "entries": e.entries} for e in self.effects]
+        manifest = {**self.manifest, "kind": "recording", "str_tokens": self.str_tokens, "effects": effects}
+        save_result(folder, tensors, {**manifest, "names": list(self.values)})
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "Recording":
+        """Read what `save` wrote, onto the CPU.
+
+        Raises:
+            BrokenFile: it is no saved recording, or was changed since.
+        """
+        tensors, manifest = load_result(folder)
+        if manifest.pop("kind", None) != "recording":
+            raise BrokenFile(f"{folder}: a saved result, but not a recording")
+        manifest.pop("sha256")
+        effects = [Effect(e["intervention"], tuple(e["sites"]), e["entries"]) for e in manifest.pop("effects")]
+        return cls(
+            values={name: tensors[name] for name in manifest.pop("names")},
+            tokens=tensors.get("recording.tokens"),
+            str_tokens=manifest.pop("str_tokens"),
+            lengths=tensors["recording.lengths"],
+            positions=tensors.get("recording.positions"),
+            config=GPTConfig.from_dict(manifest["config"]),
+            effects=tuple(effects),
+            manifest=manifest,
+        )
+
+    def _of_prompt(self, name: str, value: Tensor, length: int) -> Tensor:
+        dims = ("batch", "pos", "d_vocab") if name == "logits" else site_dims(name)
+        for place, dim in enumerate(dims):
+            if dim == "key_pos" or (dim in ("pos", "query_pos") and self.positions is None):
+                value = value.narrow(place, 0, length)
+        return value
+
+    def _how_to_record(self, name: str) -> str:
+        kept = dict.fromkeys(describe_site(kept).short for kept in self.names)
+        if name == "logits":
+            return "logits were not kept: the pass stopped early, or logits=False; record the whole pass"
+        layer = split_name(name)[0]
+        how = f"sites=[{describe_site(name).short!r}]" + (f", layers=[{layer}]" if layer is not None else "")
+        return f"{name!r} was not kept (kept: {', '.join(kept) or 'nothing'}); record it with {how}"
+
+
+def record(
+    model: GPT,
+    prompts: Prompts,
+    *,
+    sites: str | Iterable[str] | None = None,
+    layers: Indices = None,
+    positions: Indices = None,
+    heads: Indices = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    interventions: Intervention | Iterable[Intervention] = (),
+    start_at_layer: int | None = None,
+    stop_after_layer: int | None = None,
+    document_start: bool = False,
+    reduce: Mapping[str, Reduction] | None = None,
+    grad: bool = False,
+    logits: bool = True,
+) -> Recording:
+    """Run the model once and keep what is asked for.
+
+    `prompts` is a text, several texts (padded on the right; each row comes out as it would alone), token ids, or, with
+    `start_at_layer`, a residual stream (batch, pos, d_model). Values are those that the pass went on with, so a site that
+    is edited and kept keeps the edited value.
+
+    Args:
+        sites: short names ("resid_post", "pattern") or full ones. None: every site. Attention is computed step by step
+            in the layers whose scores or pattern are kept or edited, fused in the others; the two agree to rounding.
+        layers: of these layers only. None: all that are run.
+        positions: only these positions of each prompt (-1: its own last token), of the logits too.
+        heads: only these heads, of sites that have heads; keys and values by their own heads.
+        dtype, device: of what is kept. None: as in the model, and where the model is.
+        interventions: what to change on the way, in this order; see `probe.edit`, `zero`, `add`, ...
+        start_at_layer, stop_after_layer: run only these layers, at the cost of only these. A pass that stops early has no
+            logits.
+        document_start: put the model's document separator first, unless it is there. It matters: without it the first
+            token is a poor stand-in for it (see `Tokenizer.document_start`).
+        reduce: {site: "mean" | "sum" | "mean per position" | function(value, real)}: keep this instead of the values.
+        grad: keep the graph, so that ``torch.autograd.grad(number, rec["z", 3])`` works for any kept value.
+        logits: False spares the unembedding.
+
+    Raises:
+        ProbeError: an argument that does not fit the model, before anything runs; an edit that returns another shape or
+            NaN, when it does. Then there is no recording.
+    """
+    request = read_request(
+        model, prompts, sites=sites, layers=layers, positions=positions, heads=heads, dtype=dtype, device=device,
+        interventions=interventions, start_at_layer=start_at_layer, stop_after_layer=stop_after_layer,
+        document_start=document_start, reduce=reduce, grad=grad, logits=logits,
+    )  # fmt: skip
+    tap = RecordingTap(request)
+    with torch.set_grad_enabled(grad):
+        run(model, request, tap)
+    where = request.positions
+    return Recording(
+        values=tap.values,
+        tokens=None if request.batch is None else request.batch.tokens(padding=PADDING),
+        str_tokens=None if request.batch is None else [_str_tokens(model, ids) for ids in request.batch.ids],
+        lengths=torch.tensor(request.lengths),
+        positions=None if where.positions is None else torch.tensor(where.positions),
+        config=model.config,
+        effects=request.edits.effects(),
+        manifest={**provenance(model), "arguments": dict(request.arguments)},
+    )
+
+
+def run(model: GPT, request: Request, tap: RecordingTap) -> None:
+    """The pass itself."""
+    if request.batch is None:
+        assert request.resid is not None, "read_request gives one of the two"
+        resid = request.resid
+    else:
+        resid = model.embed_tokens(request.batch.tokens(padding=0).to(model.device), tap=tap)
+    resid = model.run_layers(
+        resid, tap=tap, start_at_layer=request.first_layer, stop_after_layer=request.stop_after_layer
+    )
+    _check_result(request, resid)
+    if request.logits:
+        places = request.positions.positions
+        kept = None if places is None else torch.tensor(places, device=resid.device)
+        tap.keep_logits(model.read_out(resid, tap=tap, unembed_at=kept))
+    elif request.stop_after_layer is None:
+        model.ln_final(resid, tap.scope("ln_final"))
+    tap.finish()
+
+
+def _check_result(request: Request, resid: Float[Tensor, "batch pos d_model"]) -> None:
+    """What an edit or half precision breaks ends as NaN in the residual stream; it is found here, once."""
+    dims = ("batch", "pos", "d_model")
+    real = Selection(request.lengths).real(dims, resid.device)
+    if not contains_nan(resid if real is None else resid.masked_fill(~real, 0.0)):
+        return
+    if resid.dtype == torch.float16:
+        raise NumbersBroke("the residual stream holds NaN: float16 overflowed; use bfloat16 or float32")
+    if request.edits.names:
+        edits = "; ".join(effect.intervention for effect in request.edits.effects())
+        raise BadIntervention(f"the residual stream holds NaN after these interventions: {edits}")
+    raise NumbersBroke("the residual stream holds NaN: a weight is NaN or infinite, or numbers overflowed")
+
+
+def _str_tokens(model: GPT, ids: tuple[int, ...]) -> list[str]:
+    """The text of each token; without a tokenizer its id in brackets."""
+    return [f"[{token}]" for token in ids] if model.tokenizer is None else model.tokenizer.str_tokens(ids)

@@ -1,0 +1,95 @@
+"""Results on disk: a folder with tensors (safetensors) and a manifest (JSON). Never pickle.
+
+A folder appears whole or not at all: it is written beside its place under another name and moved there at the end.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from probe.errors import BrokenFile, NotSaved
+
+TENSORS, MANIFEST = "tensors.safetensors", "manifest.json"
+
+
+def save_result(folder: str | os.PathLike[str], tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Path:
+    """Write tensors and manifest; the manifest gets the sha256 of the tensors, so that any later change is found.
+
+    Raises:
+        NotSaved: the folder holds something already, or cannot be written (no right, no space).
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise NotSaved(f"{folder} exists and is not empty; nothing was written. Choose another folder or remove it")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise NotSaved(f"cannot write into {folder.parent}: {error.strerror}") from error
+    try:
+        save_file(_apart(tensors), part / TENSORS)
+        with (part / TENSORS).open("rb+") as file:
+            os.fsync(file.fileno())
+        _write_synced(part / MANIFEST, json.dumps({**manifest, "sha256": _sha256(part / TENSORS)}, indent=1))
+        part.chmod(0o755)
+        os.replace(part, folder)
+    except (OSError, SafetensorError) as error:
+        raise NotSaved(f"cannot write {folder}: {error}; nothing was left behind") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def load_result(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and manifest of a folder that `save_result` wrote.
+
+    Raises:
+        BrokenFile: something is missing, or has changed since.
+    """
+    folder = Path(folder)
+    for name in (MANIFEST, TENSORS):
+        if not (folder / name).is_file():
+            raise BrokenFile(f"{folder}: no {name} in it, so it is no saved result")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BrokenFile(f"{folder / MANIFEST}: not valid JSON ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("sha256") != _sha256(folder / TENSORS):
+        raise BrokenFile(f"{folder / TENSORS}: its checksum is not the one in {MANIFEST}; one of them was changed or cut")
+    try:
+        return load_file(folder / TENSORS), manifest
+    except SafetensorError as error:
+        raise BrokenFile(f"{folder / TENSORS}: {error}") from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same values, contiguous and sharing no memory (safetensors refuses shared memory)."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        key = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if key in seen else tensor
+        seen.add(key)
+    return apart
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

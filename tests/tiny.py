@@ -1,0 +1,43 @@
+"""Tiny random models of every family, for tests."""
+
+import torch
+
+from probe.config import GPTConfig
+from probe.gpt import GPT
+
+GPT2 = GPTConfig(n_layers=3, d_model=32, n_heads=4, d_head=8, d_mlp=48, d_vocab=50, n_ctx=64)
+LLAMA = GPTConfig(
+    n_layers=3, d_model=32, n_heads=4, d_head=8, d_mlp=48, d_vocab=50, n_ctx=64, n_kv_heads=2, norm="rms",
+    positions="rotary", activation="silu", gated_mlp=True, qkv_bias=False, attn_out_bias=False, mlp_bias=False,
+)  # fmt: skip
+CONFIGS = {"gpt2": GPT2, "llama": LLAMA}
+
+
+class LetterTokenizer:
+    """One token per character: 'a' is 1, 'b' is 2, ...; 0 separates documents."""
+
+    document_start_id = 0
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) - 96 for letter in text]
+
+    def str_tokens(self, ids) -> list[str]:
+        return ["<start>" if token == 0 else chr(token + 96) for token in ids]
+
+
+def tiny_model(family: str = "llama", *, seed: int = 0, scale: float = 10.0) -> GPT:
+    """Random weights, ten times larger than usual so that attention is not flat and mistakes are not hidden by rounding."""
+    torch.manual_seed(seed)
+    model = GPT(CONFIGS[family], tokenizer=LetterTokenizer(), name=f"tiny {family}")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.rsplit(".", 1)[-1].startswith("b"):
+                parameter.normal_(0, 0.1)
+            elif parameter.ndim == 2:
+                parameter.mul_(scale)
+    return model
+
+
+def tiny_tokens(batch: int = 2, pos: int = 9, *, seed: int = 0) -> torch.Tensor:
+    """(batch, pos) random ids of the tiny vocabulary."""
+    return torch.randint(0, 50, (batch, pos), generator=torch.Generator().manual_seed(seed))
