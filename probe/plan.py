@@ -3,9 +3,8 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
 from probe.gpt import GPT
@@ -13,6 +12,9 @@ from probe.prompts import Prompts
 from probe.request import Request, read_request
 from probe.selection import Selection
 from probe.sites import describe_site, site_dims, site_shape, split_name
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class RecordingPlan:
         """Bytes kept in all."""
         return sum(self.sizes.values())
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per value: name, layer, dims, shape, megabytes."""
         rows = [
             (name, *_place_of(name), shape, self.sizes[name] / 1e6) for name, shape in self.shapes.items()
         ]
-        return pd.DataFrame(rows, columns=["name", "layer", "dims", "shape", "megabytes"])
+        import pandas  # half a second that only tables need
+
+        return pandas.DataFrame(rows, columns=["name", "layer", "dims", "shape", "megabytes"])
 
     def __str__(self) -> str:
         return (

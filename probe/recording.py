@@ -6,17 +6,16 @@ What is kept lives in the `Recording`; nothing stays on the model, so any number
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.config import GPTConfig
-from probe.errors import BadIntervention, BrokenFile, NumbersBroke, SiteNotRecorded, check_index
+from probe.errors import BadIntervention, BrokenFile, NumbersBroke, SiteNotRecorded, UnknownName, check_index
 from probe.gpt import GPT
-from probe.interventions import Effect, Intervention, contains_nan
+from probe.interventions import Effect, Intervention, contains_infinity, contains_nan
 from probe.prompts import Prompts
 from probe.provenance import provenance
 from probe.reduction import Reduction, reduce_value
@@ -25,6 +24,9 @@ from probe.selection import Indices, Selection
 from probe.sites import IN_BLOCK, describe_site, find_sites, full_name, site_dims, split_name
 from probe.store import load_result, save_result
 from probe.tap import RecordingTap
+
+if TYPE_CHECKING:
+    import pandas
 
 PADDING = -1
 """What stands in `Recording.tokens` after the end of a shorter prompt."""
@@ -78,6 +80,8 @@ class Recording:
         if key == "logits":
             name = "logits"
         else:
+            if isinstance(key, tuple) and len(key) != 2:
+                raise UnknownName(f"recording[{key!r}]: expected a full name, or a short name and a layer: ('z', 3)")
             site, layer = key if isinstance(key, tuple) else (key, None)
             name = full_name(self.config, site, layer)
         if name not in self.values:
@@ -95,10 +99,14 @@ class Recording:
 
         Raises:
             SiteNotRecorded: no layer of it was kept.
+            UnknownName: no such site, or one that stands outside the layers.
         """
-        found = [self.values[name] for name in find_sites(self.config, [site]) if name in self.values]
-        if not found or describe_site(site) not in IN_BLOCK:
-            raise SiteNotRecorded(self._how_to_record(find_sites(self.config, [site])[0]))
+        named = find_sites(self.config, [site])
+        if describe_site(site) not in IN_BLOCK:
+            raise UnknownName(f"site {site!r} stands outside the layers, so there is one of it: read recording[{site!r}]")
+        found = [self.values[name] for name in named if name in self.values]
+        if not found:
+            raise SiteNotRecorded(self._how_to_record(named[0]))
         return torch.stack(found)
 
     def prompt(self, row: int) -> "Recording":
@@ -123,7 +131,7 @@ class Recording:
             manifest={**self.manifest, "prompt": row},
         )
 
-    def to_dataframe(self) -> pd.DataFrame:
+    def to_dataframe(self) -> "pandas.DataFrame":
         """One row per kept value: name, layer, dims, shape, dtype and megabytes."""
         rows = []
         for name, value in self.values.items():
@@ -131,7 +139,9 @@ class Recording:
             layer = None if name == "logits" else split_name(name)[0]
             size = value.numel() * value.element_size() / 1e6
             rows.append((name, layer, " ".join(dims), tuple(value.shape), str(value.dtype)[6:], size))
-        return pd.DataFrame(rows, columns=["name", "layer", "dims", "shape", "dtype", "megabytes"])
+        import pandas  # half a second that only tables need
+
+        return pandas.DataFrame(rows, columns=["name", "layer", "dims", "shape", "dtype", "megabytes"])
 
     def __repr__(self) -> str:
         sites = dict.fromkeys(describe_site(name).short for name in self.names)
@@ -165,6 +175,13 @@ class Recording:
         tensors, manifest = load_result(folder)
         if manifest.pop("kind", None) != "recording":
             raise BrokenFile(f"{folder}: a saved result, but not a recording")
+        try:
+            return cls._from_saved(tensors, manifest)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BrokenFile(f"{folder}: its manifest was changed: {type(error).__name__}: {error}") from error
+
+    @classmethod
+    def _from_saved(cls, tensors: dict[str, Tensor], manifest: dict[str, Any]) -> "Recording":
         manifest.pop("sha256")
         effects = [Effect(e["intervention"], tuple(e["sites"]), e["entries"]) for e in manifest.pop("effects")]
         return cls(
@@ -269,28 +286,33 @@ def run(model: GPT, request: Request, tap: RecordingTap) -> None:
     resid = model.run_layers(
         resid, tap=tap, start_at_layer=request.first_layer, stop_after_layer=request.stop_after_layer
     )
-    _check_result(request, resid)
+    everywhere = Selection(request.lengths)
+    _check_numbers(request, "the residual stream holds", resid, everywhere)
     if request.logits:
         places = request.positions.positions
         kept = None if places is None else torch.tensor(places, device=resid.device)
-        tap.keep_logits(model.read_out(resid, tap=tap, unembed_at=kept))
+        logits = model.read_out(resid, tap=tap, unembed_at=kept)
+        _check_numbers(request, "the logits hold", logits.detach().amax(-1, keepdim=True), request.positions)
+        tap.keep_logits(logits)
     elif request.stop_after_layer is None:
-        model.ln_final(resid, tap.scope("ln_final"))
+        final = model.ln_final(resid, tap.scope("ln_final"))
+        _check_numbers(request, "the final norm holds", final, everywhere)
     tap.finish()
 
 
-def _check_result(request: Request, resid: Float[Tensor, "batch pos d_model"]) -> None:
-    """What an edit or half precision breaks ends as NaN in the residual stream; it is found here, once."""
-    dims = ("batch", "pos", "d_model")
-    real = Selection(request.lengths).real(dims, resid.device)
-    if not contains_nan(resid if real is None else resid.masked_fill(~real, 0.0)):
+def _check_numbers(request: Request, what: str, value: Float[Tensor, "batch kept n"], which: Selection) -> None:
+    """What an edit, half precision or a broken weight spoils ends as NaN or infinity here; it is found once, at the end."""
+    real = which.real(("batch", "pos", "d_model"), value.device)
+    value = value if real is None else value.masked_fill(~real, 0.0)
+    found = "NaN" if contains_nan(value) else "infinity" if contains_infinity(value) else None
+    if found is None:
         return
-    if resid.dtype == torch.float16:
-        raise NumbersBroke("the residual stream holds NaN: float16 overflowed; use bfloat16 or float32")
+    if value.dtype == torch.float16:
+        raise NumbersBroke(f"{what} {found}: float16 overflowed; use bfloat16 or float32")
     if request.edits.names:
         edits = "; ".join(effect.intervention for effect in request.edits.effects())
-        raise BadIntervention(f"the residual stream holds NaN after these interventions: {edits}")
-    raise NumbersBroke("the residual stream holds NaN: a weight is NaN or infinite, or numbers overflowed")
+        raise BadIntervention(f"{what} {found} after these interventions: {edits}")
+    raise NumbersBroke(f"{what} {found}: a weight is NaN or infinite, or numbers overflowed")
 
 
 def _str_tokens(model: GPT, ids: tuple[int, ...]) -> list[str]:

@@ -1,0 +1,38 @@
+"""probe: look inside GPTs. Record every value of a pass, change any of them, and see what it says.
+
+    import probe
+    model = probe.load_model()
+    rec = probe.record(model, "The capital of France is", document_start=True)
+    rec["pattern", 3]          # attention of layer 3: (batch, head, query_pos, key_pos)
+"""
+
+from probe.config import GPTConfig, RotaryScaling
+from probe.errors import ProbeError
+from probe.gpt import GPT
+from probe.interventions import Intervention, add, edit, project_out, replace, scale, zero
+from probe.metrics import loss
+from probe.plan import RecordingPlan, plan_recording
+from probe.recording import Recording, record
+from probe.sites import site_dims, site_names, site_shape
+
+__all__ = [
+    "GPT",
+    "GPTConfig",
+    "Intervention",
+    "ProbeError",
+    "Recording",
+    "RecordingPlan",
+    "RotaryScaling",
+    "add",
+    "edit",
+    "loss",
+    "plan_recording",
+    "project_out",
+    "record",
+    "replace",
+    "scale",
+    "site_dims",
+    "site_names",
+    "site_shape",
+    "zero",
+]
