@@ -1,0 +1,49 @@
+"""The wheel holds the whole package and nothing else, and works where only it is installed."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of this checkout, built without network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = subprocess.run([*pip, "--wheel-dir", str(folder), str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_file_of_probe_and_nothing_else(wheel):
+    ours = {f.relative_to(ROOT).as_posix() for f in (ROOT / "probe").rglob("*") if f.is_file()}
+    ours = {name for name in ours if "__pycache__" not in name}
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert packed == ours and "probe/py.typed" in packed
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_licence_requirements_and_command(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        texts = {
+            name.split("/", 1)[1]: archive.read(name).decode() for name in archive.namelist() if ".dist-info/" in name
+        }
+    assert "The probe authors" in texts["licenses/LICENSE"]
+    assert "Requires-Dist: torch>=" in texts["METADATA"] and "Name: probe-gpt" in texts["METADATA"]
+    assert "probe = probe.cli:main" in texts["entry_points.txt"]
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_is_imported_without_the_checkout(wheel, tmp_path):
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(tmp_path), str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import probe; print(probe.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == (str(tmp_path / "probe" / "__init__.py"), "")
