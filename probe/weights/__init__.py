@@ -1,0 +1,139 @@
+"""Formats on disk -> a model: Hugging Face folders and modules, GGUF files, catalogue and Hub names; and back."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probe.config import GPTConfig
+from probe.devices import read_device, read_dtype
+from probe.errors import FetchFailed, UnknownName, UnsupportedModel, unknown_name
+from probe.gpt import GPT
+from probe.weights.saving import save_model
+
+__all__ = ["load_model", "save_model"]
+
+
+def load_model(
+    source: Any = None,
+    *,
+    random: bool = False,
+    dtype: str | torch.dtype = torch.float32,
+    device: str | torch.device | int | None = None,
+    seed: int = 0,
+    tokenizer: Any = None,
+    progress: bool = True,
+) -> GPT:
+    """A pretrained GPT, or its untrained twin.
+
+    `source` is None for the default model, or the first of these that fits: a Hugging Face module in memory (copied);
+    a path of a folder or a .gguf file; a name of the catalogue (`probe models` lists them); ``organisation/model`` on
+    the Hugging Face Hub. Weights are converted to `dtype`, whatever they were stored as. `device` None is the first
+    CUDA device if there is one, else the CPU.
+
+    `random=True` gives the same config and tokenizer with weights drawn from `seed`, alike on every device: the
+    control that shows what learning did. `tokenizer` (a fast tokenizer of transformers, or ours) replaces the one
+    that comes with the model; a module in memory comes with none.
+
+    Raises:
+        UnknownName: no such file, folder, model, dtype or device; the nearest is offered.
+        UnsupportedModel: an architecture, setting or format that this GPT does not compute or read.
+        BrokenFile: files that are truncated, corrupt or do not fit each other.
+        FetchFailed: a download that could not be made or checked; says what works offline.
+    """
+    dtype = read_dtype(dtype)
+    place = read_device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
+    if hasattr(source, "state_dict") and hasattr(source, "config"):
+        model = _load_module(source, random=random, seed=seed, dtype=dtype, device=place)
+    else:
+        path, name = _find(source, weights=not random, progress=progress)
+        load = _load_folder if path.is_dir() else _load_gguf
+        model = load(path, name, random=random, seed=seed, dtype=dtype, device=place)
+    if tokenizer is not None:
+        model.tokenizer = _read_tokenizer(tokenizer)
+    return model
+
+
+def _find(source: Any, *, weights: bool, progress: bool) -> tuple[Path, str]:
+    """Where the model's files are, and what to call it. What exists on disk wins over a name."""
+    from probe.catalogue import DEFAULT_MODEL, fetch, find_known, known_models
+
+    source = DEFAULT_MODEL if source is None else source
+    if not isinstance(source, (str, Path)):
+        raise UnknownName(
+            f"model {type(source).__name__}: expected a name, a path, or a Hugging Face module with config and weights"
+        )
+    path = Path(source).expanduser()
+    if path.exists():
+        return path, path.resolve().stem if path.is_file() else path.resolve().name
+    known = [model.name for model in known_models()]
+    if isinstance(source, str) and source in known:
+        return fetch(source, progress=progress), find_known(source).name
+    if not _may_be_on_the_hub(source):
+        raise unknown_name("model, file or folder", str(source), known, hint="(`probe models` lists what is known)")
+    from probe.weights.hub import fetch_from_hub
+
+    try:
+        return fetch_from_hub(str(source), weights=weights, progress=progress), str(source)
+    except FetchFailed as error:
+        raise FetchFailed(f"no folder {str(source)!r} here, so it was looked for on the Hub. {error}") from error
+
+
+def _may_be_on_the_hub(source: str | Path) -> bool:
+    """``organisation/model``, unless something says that a path was meant: an ending, or a folder of that name here."""
+    if not isinstance(source, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source):
+        return False
+    return Path(source).suffix not in (".gguf", ".safetensors", ".bin") and not Path(source).parent.exists()
+
+
+def _load_module(module: Any, *, random: bool, seed: int, dtype: torch.dtype, device: torch.device) -> GPT:
+    from probe.weights import huggingface
+
+    if random:
+        config, _ = huggingface.read_module_config(module)
+        return _untrained(config, None, huggingface.module_name(module), seed, dtype, device)
+    return huggingface.load_module(module, dtype=dtype, device=device)
+
+
+def _load_folder(path: Path, name: str, *, random: bool, seed: int, dtype: torch.dtype, device: torch.device) -> GPT:
+    from probe.tokens import Tokenizer
+    from probe.weights import huggingface
+
+    config, _ = huggingface.read_folder_config(path)  # before the tokenizer: says best what is wrong with a folder
+    tokenizer = Tokenizer.from_folder(path)
+    if random:
+        return _untrained(config, tokenizer, name, seed, dtype, device)
+    model = huggingface.load_folder(path, name=name, dtype=dtype, device=device)
+    model.tokenizer = tokenizer
+    return model
+
+
+def _load_gguf(path: Path, name: str, *, random: bool, seed: int, dtype: torch.dtype, device: torch.device) -> GPT:
+    if path.suffix != ".gguf":
+        folder = f"; give its folder, {path.parent}" if path.suffix in (".safetensors", ".json") else ""
+        raise UnsupportedModel(f"{path}: expected a .gguf file or a Hugging Face folder{folder}")
+    from probe.weights.gguf import load_gguf, read_gguf_config
+
+    if random:
+        config, tokenizer = read_gguf_config(path, name=name)
+        return _untrained(config, tokenizer, name, seed, dtype, device)
+    return load_gguf(path, name=name, dtype=dtype, device=device)
+
+
+def _untrained(
+    config: GPTConfig, tokenizer: Any, name: str, seed: int, dtype: torch.dtype, device: torch.device
+) -> GPT:
+    """Weights drawn on the CPU in float32, so that a seed means the same numbers everywhere."""
+    from probe.weights.huggingface import empty_model
+
+    model = empty_model(config, f"{name} (untrained, seed {seed})").to_empty(device="cpu")
+    model.draw_weights(torch.Generator().manual_seed(seed))
+    model.tokenizer = tokenizer
+    return model.to(device=device, dtype=dtype)
+
+
+def _read_tokenizer(tokenizer: Any) -> Any:
+    from probe.tokens import Tokenizer
+
+    return tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_huggingface(tokenizer)

@@ -1,0 +1,89 @@
+"""A model's name on the Hugging Face Hub -> a folder in that library's own cache.
+
+Only config, safetensors and tokenizer files are fetched. What is cached already works without network.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from probe.errors import FetchFailed, UnsupportedModel
+
+SECONDS_TO_ANSWER = 5.0
+"""How long to wait for the Hub before saying that it cannot be reached."""
+SMALL_FILES = ("config.json", "tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
+NOT_WANTED = ("*/*", "consolidated*")
+"""Subfolders, and second copies of the weights in other layouts."""
+
+
+def fetch_from_hub(name: str, *, weights: bool = True, progress: bool = True) -> Path:
+    """The local folder of ``organisation/model``, fetched if it is not there; with `weights` False, all but those.
+
+    Raises:
+        FetchFailed: the Hub cannot be reached and the model is not cached; or it is not there, or not for this user.
+        UnsupportedModel: the Hub has the model in other formats only.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    wanted = [*SMALL_FILES, *WEIGHT_FILES] if weights else [*SMALL_FILES]
+    try:
+        info = HfApi().model_info(name, timeout=SECONDS_TO_ANSWER)
+    except HFValidationError as error:
+        raise FetchFailed(f"{name!r} cannot be the name of a model on the Hugging Face Hub: {error}") from error
+    except GatedRepoError as error:
+        raise FetchFailed(
+            f"{name}: the Hugging Face Hub gives this model only to those who accepted its terms; "
+            "accept them on its page, then run `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise FetchFailed(f"{name}: the Hugging Face Hub has no such model, or not for you to see") from error
+    except _network_errors() as error:
+        return _find_cached(name, wanted, reason=error)
+    files = [sibling.rfilename for sibling in info.siblings or []]
+    if weights and files and not any(file.endswith(".safetensors") and "/" not in file for file in files):
+        raise UnsupportedModel(f"{name}: the Hub has no safetensors of this model, and pickle files are never read")
+    return _download(name, wanted, progress=progress)
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What a broken connection raises: OSError, or the errors of whichever HTTP library huggingface_hub uses."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (OSError, *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)))
+
+
+def _find_cached(name: str, wanted: list[str], *, reason: Exception) -> Path:
+    """The folder fetched at another time, or the error that says what works without the Hub."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(name, local_files_only=True, allow_patterns=wanted, ignore_patterns=[*NOT_WANTED])
+    except OSError:
+        why = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+        raise FetchFailed(
+            f"{name}: the Hugging Face Hub cannot be reached ({why}), and the model is not in its cache. Without the "
+            "Hub work the catalogue's names (`probe models` lists them), a local Hugging Face folder and a .gguf file"
+        ) from reason
+    return Path(found)
+
+
+def _download(name: str, wanted: list[str], *, progress: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from tqdm.auto import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **{**options, "disable": not progress or options.get("disable")})
+
+    try:
+        found = snapshot_download(
+            name,
+            etag_timeout=SECONDS_TO_ANSWER,
+            allow_patterns=wanted,
+            ignore_patterns=[*NOT_WANTED],
+            tqdm_class=Bar,  # type: ignore[arg-type]
+        )
+    except _network_errors() as error:
+        raise FetchFailed(f"{name}: the download from the Hugging Face Hub broke off: {error}") from error
+    return Path(found)
