@@ -121,10 +121,26 @@ class GPTConfig:
             raise BadShape(f"d_head {self.d_head}: rotary positions turn pairs of dimensions, so it must be even")
         if self.positions == "learned" and self.rotary_scaling is not None:
             raise UnsupportedModel("rotary_scaling was given, but positions are learned")
+        if self.positions == "rotary":
+            self._check_rotary()
         if self.windows is not None and len(self.windows) != self.n_layers:
             raise BadShape(f"windows has {len(self.windows)} entries for {self.n_layers} layers")
+        for window in self.windows or ():
+            if window is not None and window < 1:
+                raise OutOfRange(f"window of {window} tokens: expected at least 1, the query itself, or None for all")
         if not (self.norm_eps >= 0 and math.isfinite(self.norm_eps)):
             raise OutOfRange(f"norm_eps {self.norm_eps!r}: expected a finite number of at least 0")
+
+    def _check_rotary(self) -> None:
+        if not 0 < self.rotary_theta < math.inf:
+            raise OutOfRange(f"rotary_theta {self.rotary_theta!r}: expected a finite number above 0")
+        scaling = self.rotary_scaling
+        if scaling is not None and scaling.kind == "dynamic" and self.d_head == 2:
+            raise BadShape("d_head 2: rotary scaling 'dynamic' needs at least two pairs of dimensions")
+        for name in ("short_factor", "long_factor") if scaling is not None and scaling.kind == "longrope" else ():
+            factors = getattr(scaling, name)
+            if len(factors) != self.d_head // 2:
+                raise BadShape(f"{name} has {len(factors)} entries, expected one for each of {self.d_head // 2} pairs")
 
     @property
     def kv_heads(self) -> int:

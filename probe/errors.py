@@ -18,6 +18,7 @@ Each is also the built-in error that Python users expect (ValueError, KeyError, 
 """
 
 import difflib
+import operator
 from collections.abc import Iterable, Sequence
 
 
@@ -100,13 +101,23 @@ def check_index(kind: str, index: object, size: int, *, owner: str) -> int:
 
     Negative indices count from the end, as everywhere in Python.
     """
-    if isinstance(index, bool) or not hasattr(index, "__index__"):
+    number = as_integer(index)
+    if number is None:
         raise OutOfRange(f"{kind} {index!r}: expected an integer")
-    number = index.__index__()  # type: ignore[attr-defined]
     if not -size <= number < size:
         span = f"has {kind}s 0 to {size - 1}" if size else f"has no {kind}s"
         raise OutOfRange(f"{kind} {number}: {owner} {span}")
     return number % size
+
+
+def as_integer(value: object) -> int | None:
+    """The integer that this is, of Python, numpy or torch; None for anything else, also for True and for lists of one."""
+    if isinstance(value, bool) or getattr(value, "ndim", 0) or str(getattr(value, "dtype", "")).endswith("bool"):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def either(names: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from probe.config import GPTConfig
-from probe.errors import BadPrompt, BadShape, OutOfRange, ProbeError, check_index
+from probe.errors import BadPrompt, BadShape, OutOfRange, ProbeError, as_integer, check_index
 from probe.rotary import Turn, rotary_turn, rotate
 
 Resid = Float[Tensor, "batch pos d_model"]
@@ -235,7 +235,7 @@ class Embedding(nn.Module):
         self.W_pos = nn.Parameter(torch.empty(config.n_ctx, config.d_model)) if learned else None
 
     def forward(self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "1 pos"], tap: Tap = NO_TAP) -> Resid:
-        resid = tap("hook_embed", F.embedding(tokens, self.W_E))
+        resid = tap("hook_embed", F.embedding(tokens.long(), self.W_E))
         if self.W_pos is None:
             return resid
         return resid + tap("hook_pos_embed", F.embedding(positions.expand_as(tokens), self.W_pos))
@@ -469,14 +469,17 @@ class PerLayer:
         self._model, self._name, self._view = model, name, view
 
     def __getitem__(self, index) -> Tensor:
-        layer, *rest = index if isinstance(index, tuple) else (index,)
+        layer, *rest = index if isinstance(index, tuple) and index else (index,)
         layer = check_index("layer", layer, len(self), owner="this model")
         weight = self._view(self._model.blocks[layer])
         if weight is None:
             raise ProbeError(f"no {self._name}: this model was built without it")
-        if rest and hasattr(rest[0], "__index__") and self._name in _BY_HEAD:
+        if rest and self._name in _BY_HEAD and (isinstance(rest[0], (bool, float, str)) or as_integer(rest[0]) is not None):
             rest[0] = self._check_head(rest[0], weight.shape[0])
-        return weight[tuple(rest)] if rest else weight
+        try:
+            return weight[tuple(rest)] if rest else weight
+        except (IndexError, TypeError) as error:
+            raise OutOfRange(f"{self._name}[{layer}] has shape {tuple(weight.shape)}: {rest} is no index into it") from error
 
     def __len__(self) -> int:
         return self._model.config.n_layers
@@ -491,22 +494,32 @@ class PerLayer:
         """(layer, ...): a copy."""
         return torch.stack(list(self))
 
-    def _check_head(self, head: int, n_heads: int) -> int:
-        config = self._model.config
-        if n_heads < config.n_heads and n_heads <= head < config.n_heads:
+    def _check_head(self, head: object, n_heads: int) -> int:
+        config, number = self._model.config, as_integer(head)
+        if number is not None and n_heads <= number < config.n_heads:
             raise OutOfRange(
-                f"{self._name} has {n_heads} key/value heads: query head {head} reads key/value head "
-                f"{head // config.heads_per_group}"
+                f"{self._name} has {n_heads} key/value heads: query head {number} reads key/value head "
+                f"{number // config.heads_per_group}"
             )
         return check_index("head", head, n_heads, owner=self._name)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by its approximation with tanh."""
+    return F.gelu(x, approximate="tanh")
+
+
+def gelu_quick(x: Tensor) -> Tensor:
+    """GELU by its approximation with a logistic function."""
+    return x * torch.sigmoid(1.702 * x)
 
 
 _BY_HEAD = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V")
 NORMS: dict[str, Callable[[GPTConfig], nn.Module]] = {"layer": LayerNorm, "rms": RMSNorm}
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_quick": lambda x: x * torch.sigmoid(1.702 * x),
+    "gelu_tanh": gelu_tanh,
+    "gelu_quick": gelu_quick,
     "relu": F.relu,
     "silu": F.silu,
 }
@@ -541,7 +554,7 @@ def check_tokens(config: GPTConfig, tokens: Tensor, *, seen: int = 0) -> None:
 
     Ids on an accelerator are not looked at, since that would wait for it; `record` checks them before they go there.
     """
-    if not isinstance(tokens, Tensor) or tokens.dtype.is_floating_point or tokens.dtype in (torch.bool, torch.complex64):
+    if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         kind = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
         raise BadShape(f"tokens: expected a tensor of integer ids, got {kind}")
     if tokens.ndim != 2:

@@ -8,6 +8,7 @@ and ``rows`` (prompts of the call). None, the default, means all. Keys and value
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TypedDict, Unpack
 
 import torch
@@ -132,6 +133,8 @@ class PlannedEdit:
     """An intervention at one site of one call. What can be checked before the pass has been."""
 
     name: str
+    number: int
+    """Its place among the interventions of the call."""
     intervention: Intervention
     selection: Selection
     entries: int
@@ -152,8 +155,8 @@ class PlannedEdit:
             # Always a copy: other values may share this memory, and a function may write into what it gets.
             new = self.intervention.change(part.clone() if real is None else part.masked_fill(~real, torch.nan))
         new = self._check(new, part)
-        if real is not None:
-            new = torch.where(real, new, part)
+        # A copy here too: the operand may be written to later, and a function may return one buffer for every layer.
+        new = new.clone() if real is None else torch.where(real, new, part)
         if contains_nan(new):
             raise BadIntervention(f"{self.intervention}: at {self.name} the new value holds NaN")
         return self.selection.put(dims, value, new)
@@ -189,7 +192,7 @@ class Edits:
         """The value after every edit of this site."""
         for one in self._by_name.get(name, ()):
             value = one.apply(value)
-            self._applied[id(one.intervention), name] += one.entries
+            self._applied[one.number, name] += one.entries
         return value
 
     def effects(self) -> tuple[Effect, ...]:
@@ -197,10 +200,10 @@ class Edits:
         return tuple(
             Effect(
                 str(one),
-                tuple(name for key, name in self._applied if key == id(one)),
-                sum(count for (key, _), count in self._applied.items() if key == id(one)),
+                tuple(name for key, name in self._applied if key == number),
+                sum(count for (key, _), count in self._applied.items() if key == number),
             )
-            for one in self._interventions
+            for number, one in enumerate(self._interventions)
         )
 
 
@@ -217,14 +220,33 @@ def plan_edits(
         UnknownName, OutOfRange: a site, layer, head, position or row that does not exist.
         BadIntervention: it would touch nothing, because its layers are not run, or its operand does not fit.
     """
-    interventions = [interventions] if isinstance(interventions, Intervention) else list(interventions)
-    planned = [edit for one in interventions for edit in _plan_one(config, one, tuple(lengths), run)]
+    interventions = list_interventions(interventions)
+    planned = [
+        planned
+        for number, one in enumerate(interventions)
+        for planned in _plan_one(config, number, one, tuple(lengths), run)
+    ]
     return Edits(interventions, planned)
 
 
-def _plan_one(config: GPTConfig, one: Intervention, lengths: tuple[int, ...], run: Collection[str]) -> list[PlannedEdit]:
-    if not isinstance(one, Intervention):
-        raise BadIntervention(f"interventions: got {type(one).__name__}, expected what edit, zero, add, ... return")
+def list_interventions(interventions: Intervention | Iterable[Intervention]) -> list[Intervention]:
+    """One or several, as a list.
+
+    Raises:
+        BadIntervention: something else.
+    """
+    if isinstance(interventions, Intervention):
+        return [interventions]
+    found = list(interventions) if isinstance(interventions, Iterable) else [interventions]
+    for one in found:
+        if not isinstance(one, Intervention):
+            raise BadIntervention(f"interventions: got {type(one).__name__}, expected what edit, zero, add, ... return")
+    return found
+
+
+def _plan_one(
+    config: GPTConfig, number: int, one: Intervention, lengths: tuple[int, ...], run: Collection[str]
+) -> list[PlannedEdit]:
     layer = one.where.get("layer")
     layers = None if layer is None else check_layers(config, as_list("layer", layer))
     named = find_sites(config, [one.site], layers)
@@ -235,11 +257,10 @@ def _plan_one(config: GPTConfig, one: Intervention, lengths: tuple[int, ...], ru
         raise BadIntervention(f"{one}: would touch nothing at {missed[0]}, which this call does not compute")
     heads = check_heads(config, one.site, one.where.get("heads"))
     selection = select(lengths, rows=one.where.get("rows"), positions=one.where.get("positions"), heads=heads)
-    planned = [_at_site(config, one, name, selection) for name in named if name in run]
-    return planned
+    return [_at_site(config, number, one, name, selection) for name in named if name in run]
 
 
-def _at_site(config: GPTConfig, one: Intervention, name: str, selection: Selection) -> PlannedEdit:
+def _at_site(config: GPTConfig, number: int, one: Intervention, name: str, selection: Selection) -> PlannedEdit:
     dims = site_dims(name)
     whole = site_shape(config, name, batch=len(selection.lengths), pos=max(selection.lengths))
     shape = selection.shape(dims, whole)
@@ -248,13 +269,19 @@ def _at_site(config: GPTConfig, one: Intervention, name: str, selection: Selecti
             f"{one}: operand of shape {one.operand_shape} does not fit {name}, "
             f"where the chosen entries are {shape} ({' '.join(dims)})"
         )
-    real = sum(
-        position < selection.lengths[row]
+    return PlannedEdit(name, number, one, selection, _count_entries(dims, whole, selection))
+
+
+def _count_entries(dims: tuple[str, ...], shape: tuple[int, ...], selection: Selection) -> int:
+    """Vectors chosen, padding not counted, and what was chosen twice counted once."""
+    chosen = {
+        (row, position)
         for row, positions in zip(selection.chosen_rows, selection.chosen_positions, strict=True)
         for position in positions
-    )
+        if position < selection.lengths[row]
+    }
     heads = next((size for dim, size in zip(dims, shape, strict=True) if dim in ("head", "kv_head")), 1)
-    return PlannedEdit(name, one, selection, real * heads)
+    return len(chosen) * (heads if heads == 1 or selection.heads is None else len(set(selection.heads)))
 
 
 def broadcasts(operand: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -271,7 +298,7 @@ def check_operand(what: str, site: str, operand: float | Tensor) -> Tensor:
         BadIntervention: it is no number, or holds NaN.
     """
     if not isinstance(operand, Tensor):
-        if isinstance(operand, bool) or not isinstance(operand, (int, float)):
+        if isinstance(operand, bool) or not isinstance(operand, Real):
             raise BadIntervention(f"{what} {site!r}: got {type(operand).__name__}, expected a number or a tensor")
         operand = torch.tensor(float(operand))
     if not operand.is_floating_point():
@@ -282,8 +309,18 @@ def check_operand(what: str, site: str, operand: float | Tensor) -> Tensor:
 
 
 def contains_nan(value: Tensor) -> bool:
-    """Whether any entry is NaN. The one place that looks at numbers during a pass (on a GPU it waits for them)."""
-    return bool(value.isnan().any())
+    """Whether any entry is NaN."""
+    return any_true(value.isnan())
+
+
+def contains_infinity(value: Tensor) -> bool:
+    """Whether any entry is infinite."""
+    return any_true(value.isinf())
+
+
+def any_true(mask: Tensor) -> bool:
+    """The one place that looks at numbers during a pass (on a GPU it waits for them)."""
+    return bool(mask.any())
 
 
 def _orthonormal_basis(directions: Float[Tensor, "k d"]) -> Float[Tensor, "rank d"]:

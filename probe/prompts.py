@@ -103,9 +103,10 @@ def _rows_of(tokenizer: TokenizerLike | None, prompts: Prompts) -> list[list[int
         return _rows_of_tensor(prompts)
     if isinstance(prompts, str):
         return [_encode(tokenizer, prompts)]
-    if not isinstance(prompts, Sequence) and not hasattr(prompts, "tolist"):
+    rows = prompts.tolist() if hasattr(prompts, "tolist") else prompts  # numpy arrays
+    if not isinstance(rows, Sequence) or isinstance(rows, bytes):
         raise BadShape(f"prompt of type {type(prompts).__name__}: expected text, a list of texts, or token ids")
-    rows = prompts.tolist() if hasattr(prompts, "tolist") else list(prompts)  # numpy arrays
+    rows = list(rows)
     if rows and all(_is_integer(row) for row in rows):
         return [[int(row) for row in rows]]
     return [_encode(tokenizer, row) if isinstance(row, str) else _ids_of(row) for row in rows]

@@ -29,10 +29,11 @@ def reduce_value(
     Sums are made in float32 or better; ``real`` is broadcastable to the value.
     """
     if callable(how):
-        reduced = how(value if real is None else value.masked_fill(~real, torch.nan), prompts)
+        # A copy: the pass goes on with the value, and the function may write into what it gets.
+        reduced = how(value.clone() if real is None else value.masked_fill(~real, torch.nan), prompts)
         if not isinstance(reduced, Tensor):
             raise BadShape(f"a reduction returned {type(reduced).__name__}, expected a tensor")
-        return reduced
+        return reduced.clone()  # it may be part of a larger tensor, which would stay in memory with it
     over = [i for i, dim in enumerate(dims) if dim == "batch" or (how != "mean per position" and dim in _POSITIONS)]
     precise = at_least_float32(value)
     if real is None:

@@ -12,11 +12,11 @@ from probe.config import GPTConfig
 from probe.devices import read_device, read_dtype
 from probe.errors import BadPrompt, BadShape, OutOfRange, ProbeError, UnknownName, check_index
 from probe.gpt import GPT
-from probe.interventions import Edits, Intervention, contains_nan, plan_edits
+from probe.interventions import Edits, Intervention, contains_nan, list_interventions, plan_edits
 from probe.prompts import PromptBatch, Prompts, read_prompts
 from probe.reduction import Reduction, check_reduction
 from probe.selection import Indices, Selection, as_list, check_heads, select
-from probe.sites import AFTER_BLOCKS, BEFORE_BLOCKS, check_layers, describe_site, find_sites, site_names, split_name
+from probe.sites import AFTER_BLOCKS, BEFORE_BLOCKS, check_layers, describe_site, find_sites, site_list, site_names, split_name
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,11 @@ def read_request(
 ) -> Request:
     """Check the arguments of `record` (see there) against the model and against each other."""
     config = model.config
-    interventions = [interventions] if isinstance(interventions, Intervention) else list(interventions)
+    interventions = list_interventions(interventions)
+    sites = None if sites is None else site_list(sites)
+    layers = None if layers is None else as_list("layers", layers)
+    positions = None if positions is None else as_list("positions", positions)
+    heads = None if heads is None else as_list("heads", heads)
     first, last = _layers_run(config, start_at_layer, stop_after_layer)
     batch, resid = None, None
     if isinstance(prompts, Tensor) and prompts.is_floating_point() and start_at_layer is not None:
@@ -84,6 +88,8 @@ def read_request(
     run = _sites_run(config, first, last, from_tokens=batch is not None, to_logits=whole)
     reductions = _reductions(config, reduce, layers, run)
     names = [*_sites_kept(config, sites, layers, run), *reductions]
+    if grad and torch.is_inference_mode_enabled():
+        raise ProbeError("grad=True inside torch.inference_mode(), where no graph can be kept: leave that mode first")
     if grad and (reductions or dtype is not None or device is not None):
         raise ProbeError("grad=True keeps values as the pass has them: leave out reduce, dtype and device")
     chosen = select(lengths, positions=positions)
@@ -92,7 +98,7 @@ def read_request(
         batch=batch,
         resid=resid,
         first_layer=first,
-        stop_after_layer=stop_after_layer if whole else last,
+        stop_after_layer=None if whole else last,
         keep=_with_heads(config, names, heads, chosen),
         positions=chosen,
         reductions=reductions,
@@ -102,18 +108,18 @@ def read_request(
         grad=grad,
         logits=logits and whole,
         arguments={
-            "sites": sites if sites is None or isinstance(sites, str) else list(sites),
-            "layers": None if layers is None else as_list("layers", layers),
-            "positions": None if positions is None else as_list("positions", positions),
-            "heads": None if heads is None else as_list("heads", heads),
+            "sites": sites,
+            "layers": layers,
+            "positions": positions,
+            "heads": heads,
             "dtype": None if dtype is None else str(dtype),
             "device": None if device is None else str(device),
             "interventions": [str(one) for one in interventions],
-            "start_at_layer": start_at_layer,
-            "stop_after_layer": stop_after_layer,
-            "document_start": document_start,
+            "start_at_layer": None if start_at_layer is None else first,
+            "stop_after_layer": None if whole else last,
+            "document_start": bool(document_start),
             "reduce": {site: how if isinstance(how, str) else repr(how) for site, how in (reduce or {}).items()},
-            "logits": logits,
+            "logits": bool(logits),
         },
     )
 
@@ -169,10 +175,9 @@ def _sites_run(config: GPTConfig, first: int, last: int, *, from_tokens: bool, t
 
 
 def _sites_kept(
-    config: GPTConfig, sites: str | Iterable[str] | None, layers: Indices, run: tuple[str, ...]
+    config: GPTConfig, sites: Sequence[str] | None, layers: Sequence[int] | None, run: tuple[str, ...]
 ) -> tuple[str, ...]:
-    chosen = None if layers is None else check_layers(config, as_list("layers", layers))
-    sites = [sites] if isinstance(sites, str) else sites
+    chosen = None if layers is None else check_layers(config, layers)
     named = find_sites(config, sites, chosen)
     missed = [name for name in named if name not in run]
     # Asked for by layer or by full name, a value that is not computed is an error; "all layers" means those that run.
@@ -183,12 +188,14 @@ def _sites_kept(
 
 
 def _reductions(
-    config: GPTConfig, reduce: Mapping[str, Reduction] | None, layers: Indices, run: tuple[str, ...]
+    config: GPTConfig, reduce: Mapping[str, Reduction] | None, layers: Sequence[int] | None, run: tuple[str, ...]
 ) -> dict[str, Reduction]:
+    if reduce is not None and not isinstance(reduce, Mapping):
+        raise UnknownName(f"reduce={reduce!r}: expected how by site, such as {{'z': 'mean'}}")
     reductions: dict[str, Reduction] = {}
     for site, how in (reduce or {}).items():
         check_reduction(site, how)
-        reductions |= dict.fromkeys(_sites_kept(config, site, layers, run), how)
+        reductions |= dict.fromkeys(_sites_kept(config, [site], layers, run), how)
     return reductions
 
 

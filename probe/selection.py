@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from probe.config import GPTConfig
-from probe.errors import OutOfRange, ProbeError, UnknownName, check_index
+from probe.errors import OutOfRange, ProbeError, UnknownName, as_integer, check_index
 from probe.sites import describe_site
 
 Indices = int | Sequence[int] | np.ndarray | Tensor | None
@@ -155,17 +155,20 @@ def as_list(kind: str, indices: Indices) -> list[int]:
         ProbeError: none at all.
         OutOfRange: something that is no index.
     """
-    if hasattr(indices, "__index__") and not isinstance(indices, bool) and getattr(indices, "ndim", 0) == 0:
-        return [indices.__index__()]  # type: ignore[union-attr]
-    if isinstance(indices, str) or not hasattr(indices, "__iter__"):
+    single = as_integer(indices)
+    if single is not None:
+        return [single]
+    if isinstance(indices, str) or not hasattr(indices, "__iter__") or getattr(indices, "ndim", 1) == 0:
         raise OutOfRange(f"{kind} {indices!r}: expected an integer or several")
-    found = list(indices)  # type: ignore[arg-type]
-    for one in found:
-        if isinstance(one, bool) or not hasattr(one, "__index__"):
+    found = []
+    for one in indices:  # type: ignore[union-attr]
+        number = as_integer(one)
+        if number is None:
             raise OutOfRange(f"{kind}={indices!r}: {one!r} is not an integer")
+        found.append(number)
     if not found:
         raise ProbeError(f"{kind}=[] chooses nothing; leave {kind} out to mean all")
-    return [one.__index__() for one in found]
+    return found
 
 
 def _name_of_prompt(row: int, lengths: Sequence[int]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from probe.config import GPTConfig
-from probe.errors import UnknownName, check_index, unknown_name
+from probe.errors import UnknownName, as_integer, check_index, unknown_name
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,15 @@ def describe_site(name: str) -> Site:
     """
     layer, suffix = split_name(name)
     found = _SUFFIX.get(suffix) or _SHORT.get(name)
-    if found is None or (layer is not None and found not in IN_BLOCK):
+    if found is None or (name != found.short and (layer is not None) != (found in IN_BLOCK)):
         raise unknown_name("site", name, [*_SHORT, *(f"blocks.0.{site.suffix}" for site in IN_BLOCK)])
     return found
 
 
 def split_name(name: str) -> tuple[int | None, str]:
     """'blocks.3.attn.hook_z' -> (3, 'attn.hook_z'); 'hook_embed' -> (None, 'hook_embed')."""
+    if not isinstance(name, str):
+        raise UnknownName(f"site {name!r}: expected a name, such as 'z' or 'blocks.0.attn.hook_z'")
     parts = name.split(".", 2)
     if len(parts) == 3 and parts[0] == "blocks" and parts[1].isdecimal():
         return int(parts[1]), parts[2]
@@ -153,14 +155,27 @@ def find_sites(
     if sites is None:
         chosen = {n for n in everything if wanted_layers is None or split_name(n)[0] in wanted_layers}
     else:
-        sites = [sites] if isinstance(sites, str) else sites
+        sites = site_list(sites)
         chosen = {name for site in sites for name in _names_of(config, site, wanted_layers, everything)}
     return tuple(name for name in everything if name in chosen)
 
 
+def site_list(sites: Iterable[str] | str) -> list[str]:
+    """One name or several, as a list.
+
+    Raises:
+        UnknownName: neither.
+    """
+    if isinstance(sites, str):
+        return [sites]
+    if isinstance(sites, bytes) or not hasattr(sites, "__iter__"):
+        raise UnknownName(f"sites {sites!r}: expected names, such as ['z', 'pattern']")
+    return list(sites)
+
+
 def check_layers(config: GPTConfig, layers: Sequence[int] | int) -> tuple[int, ...]:
     """Layers counted from the front, or OutOfRange: ``layer 12: this model has layers 0 to 11``."""
-    layers = [layers] if hasattr(layers, "__index__") else layers  # type: ignore[list-item]
+    layers = [layers] if as_integer(layers) is not None else layers  # type: ignore[list-item]
     return tuple(check_index("layer", layer, config.n_layers, owner="this model") for layer in layers)  # type: ignore[union-attr]
 
 
@@ -170,6 +185,8 @@ def _names_of(config: GPTConfig, site: str, layers: Sequence[int] | None, everyt
         if layer is not None and layers is not None and layer not in layers:
             raise UnknownName(f"site {site!r} is in layer {layer}, but layers={list(layers)} was asked for")
         return [site]
+    if site == "logits":
+        raise UnknownName("'logits' is no site: a recording has them anyway, as rec.logits, if the whole model is run")
     layer, suffix = split_name(site)
     if layer is not None and suffix in _SUFFIX and _SUFFIX[suffix] in IN_BLOCK:
         check_layers(config, [layer])

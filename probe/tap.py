@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from probe.errors import BadIntervention
+from probe.errors import BadIntervention, NumbersBroke
 from probe.gpt import GPT, Tap
-from probe.interventions import contains_nan
+from probe.interventions import contains_infinity, contains_nan
 from probe.reduction import reduce_value
 from probe.request import Request
 from probe.selection import Selection
@@ -19,6 +19,7 @@ class RecordingTap:
         self.values: dict[str, Tensor] = {}
         self._request = request
         self._edited = request.edits.names
+        self._copied_from: torch.device | None = None
 
     def wants(self, name: str) -> bool:
         """Whether the value is kept or changed."""
@@ -43,10 +44,17 @@ class RecordingTap:
         self.values["logits"] = self._stored(logits if real is None else logits.masked_fill(~real, torch.nan))
 
     def finish(self) -> None:
-        """Wait for copies to the host that are still on their way."""
-        copied = self._request.device is not None and self._request.device.type == "cpu"
-        if copied and torch.cuda.is_available():
-            torch.cuda.synchronize()
+        """Wait for copies to the host that are still on their way; find what the dtype asked for cannot hold.
+
+        Raises:
+            NumbersBroke: a value above 65504 was to be kept in float16.
+        """
+        if self._copied_from is not None and torch.cuda.is_available():
+            torch.cuda.synchronize(self._copied_from)
+        if self._request.dtype == torch.float16:
+            for name, value in self.values.items():
+                if contains_infinity(value):
+                    raise NumbersBroke(f"{name!r} does not fit float16, which ends at 65504; keep it in bfloat16 or float32")
 
     def _keep(self, name: str, value: Tensor) -> Tensor:
         dims, selection = site_dims(name), self._request.keep[name]
@@ -78,6 +86,7 @@ class RecordingTap:
         dtype, device = self._request.dtype or value.dtype, self._request.device or value.device
         value = value.to(dtype)
         if value.device.type == "cuda" and device.type == "cpu":
+            self._copied_from = value.device
             # Pinned memory, or the copy would make the pass wait.
             return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
         return value.to(device)
