@@ -4,6 +4,8 @@
     model = probe.load_model()
     rec = probe.record(model, "The capital of France is", document_start=True)
     rec["pattern", 3]          # attention of layer 3: (batch, head, query_pos, key_pos)
+
+Everything is an argument of one call and nothing stays on the model.
 """
 
 from probe.config import GPTConfig, RotaryScaling
@@ -14,6 +16,7 @@ from probe.metrics import loss
 from probe.plan import RecordingPlan, plan_recording
 from probe.recording import Recording, record
 from probe.sites import site_dims, site_names, site_shape
+from probe.weights import load_model, save_model
 
 __all__ = [
     "GPT",
@@ -25,11 +28,13 @@ __all__ = [
     "RotaryScaling",
     "add",
     "edit",
+    "load_model",
     "loss",
     "plan_recording",
     "project_out",
     "record",
     "replace",
+    "save_model",
     "scale",
     "site_dims",
     "site_names",

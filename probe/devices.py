@@ -31,7 +31,9 @@ def read_device(device: str | torch.device | int) -> torch.device:
     except (RuntimeError, TypeError, ValueError) as error:
         raise unknown_name("device", str(device), ["cpu", "cuda", "cuda:0", "mps"]) from error
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise OutOfRange(f"device {str(found)!r}: this machine has {torch.cuda.device_count()} CUDA devices; 'cpu' works")
+        raise OutOfRange(
+            f"device {str(found)!r}: this machine has {torch.cuda.device_count()} CUDA devices; 'cpu' works"
+        )
     if found.type == "mps" and not torch.backends.mps.is_available():
         raise OutOfRange("device 'mps' is not available on this machine; 'cpu' works")
     if found.type not in ("cpu", "cuda", "mps"):

@@ -111,7 +111,7 @@ def check_index(kind: str, index: object, size: int, *, owner: str) -> int:
 
 
 def as_integer(value: object) -> int | None:
-    """The integer that this is, of Python, numpy or torch; None for anything else, also for True and for lists of one."""
+    """The integer that this is, of Python, numpy or torch; None for anything else, True and lists of one included."""
     if isinstance(value, bool) or getattr(value, "ndim", 0) or str(getattr(value, "dtype", "")).endswith("bool"):
         return None
     try:

@@ -8,8 +8,8 @@ Weights are stored as (in, out) and named as the field names them; `model.W_Q[la
 Source: Radford et al., "Language models are unsupervised multitask learners" (2019); Touvron et al., "LLaMA" (2023).
 """
 
-from collections.abc import Callable, Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from probe.config import GPTConfig
-from probe.errors import BadPrompt, BadShape, OutOfRange, ProbeError, as_integer, check_index
+from probe.errors import BadPrompt, BadShape, OutOfRange
+from probe.named_weights import NamedWeights
 from probe.rotary import Turn, rotary_turn, rotate
 
 Resid = Float[Tensor, "batch pos d_model"]
@@ -128,7 +129,9 @@ class Attention(nn.Module):
         self.b_V = bias(key, config.qkv_bias)
         self.b_O = bias(config.d_model, config.attn_out_bias)
 
-    def forward(self, x: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: KeyValueCache | None = None) -> Resid:
+    def forward(
+        self, x: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: KeyValueCache | None = None
+    ) -> Resid:
         q = tap("hook_q", affine(x, self.W_Q, self.b_Q).unflatten(-1, (self.n_heads, self.d_head)))
         k = tap("hook_k", affine(x, self.W_K, self.b_K).unflatten(-1, (self.kv_heads, self.d_head)))
         v = tap("hook_v", affine(x, self.W_V, self.b_V).unflatten(-1, (self.kv_heads, self.d_head)))
@@ -249,20 +252,21 @@ class Unembedding(nn.Module):
         self.W_U = None if config.tied_embeddings else nn.Parameter(torch.empty(config.d_model, config.d_vocab))
 
 
-class GPT(nn.Module):
+class GPT(NamedWeights, nn.Module):
     """A GPT of any supported family, from scratch: random weights, trainable like any module.
 
-    Use `probe.load_model` for a pretrained one. `tokenizer` is None until something sets it: token ids always work.
+    Use `probe.load_model` for a pretrained one.
     """
 
-    def __init__(self, config: GPTConfig, tokenizer=None, name: str = "unnamed"):
+    def __init__(self, config: GPTConfig, tokenizer: Any = None, name: str = "unnamed"):
         super().__init__()
         self.config = config
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer
+        """A `probe.tokens.Tokenizer`, or None: token ids always work."""
         self.name = name
         """What results call this model."""
         self.embed = Embedding(config)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.blocks: Sequence[Block] = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))  # type: ignore[assignment]
         self.ln_final = NORMS[config.norm](config)
         self.unembed = Unembedding(config)
         if not self.W_E.is_meta:  # shapes alone: nothing to draw, and drawing would import torch's symbolic half (2 s)
@@ -338,170 +342,15 @@ class GPT(nn.Module):
                 parameter.zero_()
             else:
                 writes = kind in ("W_O", "W_out")
-                parameter.normal_(0.0, 0.02 / (2 * self.config.n_layers) ** 0.5 if writes else 0.02, generator=generator)
+                parameter.normal_(
+                    0.0, 0.02 / (2 * self.config.n_layers) ** 0.5 if writes else 0.02, generator=generator
+                )
 
     def save(self, folder) -> None:
         """Write a folder that `load_model` and Hugging Face read back; see `probe.save_model`."""
         from probe.weights import save_model  # the one upward import: users expect the method here
 
         save_model(self, folder)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.W_E.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the weights."""
-        return self.W_E.dtype
-
-    @property
-    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
-        """Embedding: each token's own vector."""
-        return self.embed.W_E
-
-    @property
-    def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
-        """Each position's own vector.
-
-        Raises:
-            ProbeError: positions are rotary.
-        """
-        if self.embed.W_pos is None:
-            raise ProbeError("no W_pos: this model's positions are rotary, they turn queries and keys (see rot_q, rot_k)")
-        return self.embed.W_pos
-
-    @property
-    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
-        """Unembedding: each token's output direction (tied: a view of W_E)."""
-        return self.embed.W_E.T if self.unembed.W_U is None else self.unembed.W_U
-
-    @property
-    def W_Q(self) -> "PerLayer":
-        """[layer, head]: (d_model, d_head)."""
-        return self._heads("W_Q", self.config.n_heads)
-
-    @property
-    def W_K(self) -> "PerLayer":
-        """[layer, kv_head]: (d_model, d_head)."""
-        return self._heads("W_K", self.config.kv_heads)
-
-    @property
-    def W_V(self) -> "PerLayer":
-        """[layer, kv_head]: (d_model, d_head)."""
-        return self._heads("W_V", self.config.kv_heads)
-
-    @property
-    def W_O(self) -> "PerLayer":
-        """[layer, head]: (d_head, d_model)."""
-        return PerLayer(self, "W_O", lambda b: b.attn.W_O.unflatten(0, (self.config.n_heads, -1)))
-
-    @property
-    def b_Q(self) -> "PerLayer":
-        """[layer, head]: (d_head,)."""
-        return self._heads("b_Q", self.config.n_heads)
-
-    @property
-    def b_K(self) -> "PerLayer":
-        """[layer, kv_head]: (d_head,)."""
-        return self._heads("b_K", self.config.kv_heads)
-
-    @property
-    def b_V(self) -> "PerLayer":
-        """[layer, kv_head]: (d_head,)."""
-        return self._heads("b_V", self.config.kv_heads)
-
-    @property
-    def b_O(self) -> "PerLayer":
-        """[layer]: (d_model,)."""
-        return PerLayer(self, "b_O", lambda b: b.attn.b_O)
-
-    @property
-    def W_in(self) -> "PerLayer":
-        """[layer]: (d_model, d_mlp); column i is the question that neuron i asks."""
-        return PerLayer(self, "W_in", lambda b: b.mlp.W_in)
-
-    @property
-    def W_gate(self) -> "PerLayer":
-        """[layer]: (d_model, d_mlp), of a gated MLP."""
-        return PerLayer(self, "W_gate", lambda b: getattr(b.mlp, "W_gate", None))
-
-    @property
-    def W_out(self) -> "PerLayer":
-        """[layer]: (d_mlp, d_model); row i is what neuron i adds."""
-        return PerLayer(self, "W_out", lambda b: b.mlp.W_out)
-
-    @property
-    def b_in(self) -> "PerLayer":
-        """[layer]: (d_mlp,)."""
-        return PerLayer(self, "b_in", lambda b: b.mlp.b_in)
-
-    @property
-    def b_gate(self) -> "PerLayer":
-        """[layer]: (d_mlp,), of a gated MLP."""
-        return PerLayer(self, "b_gate", lambda b: getattr(b.mlp, "b_gate", None))
-
-    @property
-    def b_out(self) -> "PerLayer":
-        """[layer]: (d_model,)."""
-        return PerLayer(self, "b_out", lambda b: b.mlp.b_out)
-
-    def _heads(self, kind: str, n_heads: int) -> "PerLayer":
-        def by_head(block: nn.Module) -> Tensor | None:
-            weight = getattr(block.attn, kind)
-            return None if weight is None else weight.unflatten(-1, (n_heads, -1)).movedim(-2, 0)
-
-        return PerLayer(self, kind, by_head)
-
-
-class PerLayer:
-    """One kind of weight over all layers. Indexing gives a view of that layer's parameter: ``model.W_Q[3, 1]``.
-
-    `stack()` copies all layers into one tensor.
-
-    Raises:
-        OutOfRange: a layer or head that the model does not have.
-        ProbeError: the model has no such weight.
-    """
-
-    def __init__(self, model: GPT, name: str, view: Callable[[nn.Module], Tensor | None]):
-        self._model, self._name, self._view = model, name, view
-
-    def __getitem__(self, index) -> Tensor:
-        layer, *rest = index if isinstance(index, tuple) and index else (index,)
-        layer = check_index("layer", layer, len(self), owner="this model")
-        weight = self._view(self._model.blocks[layer])
-        if weight is None:
-            raise ProbeError(f"no {self._name}: this model was built without it")
-        if rest and self._name in _BY_HEAD and (isinstance(rest[0], (bool, float, str)) or as_integer(rest[0]) is not None):
-            rest[0] = self._check_head(rest[0], weight.shape[0])
-        try:
-            return weight[tuple(rest)] if rest else weight
-        except (IndexError, TypeError) as error:
-            raise OutOfRange(f"{self._name}[{layer}] has shape {tuple(weight.shape)}: {rest} is no index into it") from error
-
-    def __len__(self) -> int:
-        return self._model.config.n_layers
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self[layer] for layer in range(len(self)))
-
-    def __repr__(self) -> str:
-        return f"{self._name}: {len(self)} layers of shape {tuple(self[0].shape)}"
-
-    def stack(self) -> Tensor:
-        """(layer, ...): a copy."""
-        return torch.stack(list(self))
-
-    def _check_head(self, head: object, n_heads: int) -> int:
-        config, number = self._model.config, as_integer(head)
-        if number is not None and n_heads <= number < config.n_heads:
-            raise OutOfRange(
-                f"{self._name} has {n_heads} key/value heads: query head {number} reads key/value head "
-                f"{number // config.heads_per_group}"
-            )
-        return check_index("head", head, n_heads, owner=self._name)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -514,7 +363,6 @@ def gelu_quick(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-_BY_HEAD = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V")
 NORMS: dict[str, Callable[[GPTConfig], nn.Module]] = {"layer": LayerNorm, "rms": RMSNorm}
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -554,7 +402,12 @@ def check_tokens(config: GPTConfig, tokens: Tensor, *, seen: int = 0) -> None:
 
     Ids on an accelerator are not looked at, since that would wait for it; `record` checks them before they go there.
     """
-    if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+    if (
+        not isinstance(tokens, Tensor)
+        or tokens.is_floating_point()
+        or tokens.is_complex()
+        or tokens.dtype == torch.bool
+    ):
         kind = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
         raise BadShape(f"tokens: expected a tensor of integer ids, got {kind}")
     if tokens.ndim != 2:

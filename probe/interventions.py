@@ -1,7 +1,7 @@
 """Interventions: changes to a value as the pass makes it. They are arguments of one call and leave nothing behind.
 
 `edit` takes any function; `zero add replace scale project_out` are the usual changes. All say in one way which entries
-they mean: ``layer``, ``heads``, ``positions`` (-1: each prompt's own last token; of patterns and scores: query positions)
+they mean: ``layer``, ``heads``, ``positions`` (-1: each prompt's own last token; of patterns and scores: the queries)
 and ``rows`` (prompts of the call). None, the default, means all. Keys and values are chosen by their own heads.
 """
 
@@ -51,7 +51,9 @@ class Intervention:
     def __post_init__(self) -> None:
         for name in self.where:
             if name not in Where.__annotations__:
-                raise UnknownName(f"{self.what} {self.site!r}: no option {name!r}; known: layer, heads, positions, rows")
+                raise UnknownName(
+                    f"{self.what} {self.site!r}: no option {name!r}; known: layer, heads, positions, rows"
+                )
 
     def __str__(self) -> str:
         where = "".join(f", {name} {choice}" for name, choice in self.where.items() if choice is not None)
@@ -237,7 +239,7 @@ def list_interventions(interventions: Intervention | Iterable[Intervention]) -> 
     """
     if isinstance(interventions, Intervention):
         return [interventions]
-    found = list(interventions) if isinstance(interventions, Iterable) else [interventions]
+    found: list[Intervention] = list(interventions) if isinstance(interventions, Iterable) else [interventions]
     for one in found:
         if not isinstance(one, Intervention):
             raise BadIntervention(f"interventions: got {type(one).__name__}, expected what edit, zero, add, ... return")
@@ -327,5 +329,7 @@ def _orthonormal_basis(directions: Float[Tensor, "k d"]) -> Float[Tensor, "rank 
     """Directions that nearly repeat others add nothing: what is below rounding error is dropped."""
     precise = directions.detach().double()
     lengths = precise.norm(dim=-1, keepdim=True)
-    _, values, basis = torch.linalg.svd(precise / lengths.clamp(min=torch.finfo(torch.float64).tiny), full_matrices=False)
+    _, values, basis = torch.linalg.svd(
+        precise / lengths.clamp(min=torch.finfo(torch.float64).tiny), full_matrices=False
+    )
     return basis[values > 1e-6]

@@ -38,9 +38,7 @@ class RecordingPlan:
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per value: name, layer, dims, shape, megabytes."""
-        rows = [
-            (name, *_place_of(name), shape, self.sizes[name] / 1e6) for name, shape in self.shapes.items()
-        ]
+        rows = [(name, *_place_of(name), shape, self.sizes[name] / 1e6) for name, shape in self.shapes.items()]
         import pandas  # half a second that only tables need
 
         return pandas.DataFrame(rows, columns=["name", "layer", "dims", "shape", "megabytes"])
@@ -73,7 +71,7 @@ def plan_recording(model: GPT, prompts: Prompts, **arguments: Any) -> RecordingP
 
 
 def count_flops(model: GPT, request: Request) -> int:
-    """Two for each weight and token of the layers run and the unembedding, and those of the attention scores and mixtures."""
+    """Two for each weight and token, in the layers run and the unembedding, and those of attention's two products."""
     config = model.config
     batch, pos = len(request.lengths), max(request.lengths)
     last = config.n_layers - 1 if request.stop_after_layer is None else request.stop_after_layer
@@ -135,7 +133,7 @@ def _place_of(name: str) -> tuple[int | None, str]:
 
 def _flops_per_second(model: GPT, pos: int) -> float:
     """Speed of some layers' first MLP product on so many tokens: different layers, since few tokens wait for memory."""
-    weights = [block.mlp.W_in.detach() for block in model.blocks[:8]]
+    weights = [model.W_in[layer].detach() for layer in range(min(8, model.config.n_layers))]
     x = weights[0].new_ones(pos, weights[0].shape[0])
     float((x @ weights[0])[0, 0])  # the first call sets up the library
     start = time.perf_counter()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from probe.config import GPTConfig
-from probe.errors import BadPrompt, BadShape, OutOfRange
+from probe.errors import BadPrompt, BadShape, OutOfRange, as_integer
 
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | np.ndarray | Tensor
 """One text, several texts, or token ids: of one prompt, of several, or as (batch, pos)."""
@@ -103,12 +103,12 @@ def _rows_of(tokenizer: TokenizerLike | None, prompts: Prompts) -> list[list[int
         return _rows_of_tensor(prompts)
     if isinstance(prompts, str):
         return [_encode(tokenizer, prompts)]
-    rows = prompts.tolist() if hasattr(prompts, "tolist") else prompts  # numpy arrays
+    rows: Any = prompts.tolist() if isinstance(prompts, np.ndarray) else prompts
     if not isinstance(rows, Sequence) or isinstance(rows, bytes):
         raise BadShape(f"prompt of type {type(prompts).__name__}: expected text, a list of texts, or token ids")
-    rows = list(rows)
-    if rows and all(_is_integer(row) for row in rows):
-        return [[int(row) for row in rows]]
+    single = [as_integer(row) for row in rows]
+    if single and None not in single:
+        return [[token for token in single if token is not None]]
     return [_encode(tokenizer, row) if isinstance(row, str) else _ids_of(row) for row in rows]
 
 
@@ -130,12 +130,9 @@ def _encode(tokenizer: TokenizerLike | None, text: str) -> list[int]:
     return list(tokenizer.encode(text))
 
 
-def _ids_of(row: object) -> list[int]:
-    values = row.tolist() if hasattr(row, "tolist") else row
-    if not isinstance(values, (list, tuple)) or not all(_is_integer(value) for value in values):
+def _ids_of(row: Any) -> list[int]:
+    values = row.tolist() if isinstance(row, (np.ndarray, Tensor)) else row
+    ids = [as_integer(value) for value in values] if isinstance(values, (list, tuple, range)) else [None]
+    if None in ids:
         raise BadShape(f"prompt {str(row)[:60]}: expected text or a list of integer token ids")
-    return [int(value) for value in values]
-
-
-def _is_integer(value: object) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, (bool, Tensor))
+    return [token for token in ids if token is not None]

@@ -27,14 +27,15 @@ def provenance(model: GPT) -> dict[str, Any]:
 
 
 def fingerprint(model: GPT) -> str:
-    """16 hex digits that tell models apart: config, and of every weight the sum of all its bits and a few of its values.
+    """16 hex digits that tell models apart: config, and of each weight matrix the sum of its bits and a few values.
 
     Changing any one weight changes the sum. Kept until a weight is written to (writes through `.data`, which torch does
     not count, go unseen); a model's device does not matter.
     """
-    if any(parameter.is_inference() for parameter in model.parameters()):  # of these torch counts no writes at all
+    weights = list(model.parameters())
+    if any(weight.is_inference() for weight in weights):  # of these torch counts no writes at all
         return _fingerprint(model)
-    state = tuple((parameter.data_ptr(), parameter._version) for parameter in model.parameters())
+    state = tuple((weight.data_ptr(), weight._version) for weight in weights)
     known = _known.get(model)
     if known is None or known[0] != state:
         known = (state, _fingerprint(model))

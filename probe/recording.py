@@ -18,7 +18,7 @@ from probe.gpt import GPT
 from probe.interventions import Effect, Intervention, contains_infinity, contains_nan
 from probe.prompts import Prompts
 from probe.provenance import provenance
-from probe.reduction import Reduction, reduce_value
+from probe.reduction import Reduction
 from probe.request import Request, read_request
 from probe.selection import Indices, Selection
 from probe.sites import IN_BLOCK, describe_site, find_sites, full_name, site_dims, split_name
@@ -34,9 +34,10 @@ PADDING = -1
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Values kept from one pass: ``rec["pattern", 3]``, ``rec["blocks.3.attn.hook_pattern"]``, ``rec.stack("resid_post")``.
+    """Values kept from one pass: ``rec["pattern", 3]`` or ``rec["blocks.3.attn.hook_pattern"]``, ``rec.stack("z")``.
 
-    Prompts of different lengths stand in one batch; entries after the end of a shorter one are NaN. `prompt(i)` cuts them.
+    Prompts of different lengths stand in one batch; entries after the end of a shorter one are NaN;
+    `prompt(i)` cuts them off.
     """
 
     values: Mapping[str, Tensor]
@@ -103,7 +104,9 @@ class Recording:
         """
         named = find_sites(self.config, [site])
         if describe_site(site) not in IN_BLOCK:
-            raise UnknownName(f"site {site!r} stands outside the layers, so there is one of it: read recording[{site!r}]")
+            raise UnknownName(
+                f"site {site!r} stands outside the layers, so there is one of it: read recording[{site!r}]"
+            )
         found = [self.values[name] for name in named if name in self.values]
         if not found:
             raise SiteNotRecorded(self._how_to_record(named[0]))
@@ -232,7 +235,7 @@ def record(
     """Run the model once and keep what is asked for.
 
     `prompts` is a text, several texts (padded on the right; each row comes out as it would alone), token ids, or, with
-    `start_at_layer`, a residual stream (batch, pos, d_model). Values are those that the pass went on with, so a site that
+    `start_at_layer`, a residual stream (batch, pos, d_model). Values are those that the pass went on with: a site that
     is edited and kept keeps the edited value.
 
     Args:
@@ -243,8 +246,8 @@ def record(
         heads: only these heads, of sites that have heads; keys and values by their own heads.
         dtype, device: of what is kept. None: as in the model, and where the model is.
         interventions: what to change on the way, in this order; see `probe.edit`, `zero`, `add`, ...
-        start_at_layer, stop_after_layer: run only these layers, at the cost of only these. A pass that stops early has no
-            logits.
+        start_at_layer, stop_after_layer: run only these layers, and pay for no others. A pass that stops early has
+            no logits.
         document_start: put the model's document separator first, unless it is there. It matters: without it the first
             token is a poor stand-in for it (see `Tokenizer.document_start`).
         reduce: {site: "mean" | "sum" | "mean per position" | function(value, real)}: keep this instead of the values.
@@ -301,7 +304,7 @@ def run(model: GPT, request: Request, tap: RecordingTap) -> None:
 
 
 def _check_numbers(request: Request, what: str, value: Float[Tensor, "batch kept n"], which: Selection) -> None:
-    """What an edit, half precision or a broken weight spoils ends as NaN or infinity here; it is found once, at the end."""
+    """What an edit, half precision or a broken weight spoils ends as NaN or infinity here: found once, at the end."""
     real = which.real(("batch", "pos", "d_model"), value.device)
     value = value if real is None else value.masked_fill(~real, 0.0)
     found = "NaN" if contains_nan(value) else "infinity" if contains_infinity(value) else None

@@ -17,14 +17,16 @@ Reduction = NamedReduction | Callable[[Tensor, Bool[Tensor, "batch pos"]], Tenso
 def check_reduction(site: str, how: object) -> None:
     """Raise UnknownName unless ``how`` is a reduction."""
     if not callable(how) and how not in get_args(NamedReduction):
-        raise unknown_name(f"reduction of {site!r} by", how, get_args(NamedReduction), hint="or a function(value, real)")
+        raise unknown_name(
+            f"reduction of {site!r} by", how, get_args(NamedReduction), hint="or a function(value, real)"
+        )
 
 
 def reduce_value(
     how: Reduction, dims: tuple[str, ...], value: Tensor, *, real: Tensor | None, prompts: Bool[Tensor, "batch pos"]
 ) -> Tensor:
-    """A value without its prompts: 'mean' and 'sum' are over prompts and real positions (of patterns: queries), 'mean per
-    position' over prompts; a function gets the value, padded entries NaN, and ``prompts``, which says what is real.
+    """A value without its prompts. 'mean' and 'sum' are over prompts and real positions (of patterns: queries), 'mean
+    per position' over prompts; a function gets the value, padded entries NaN, and ``prompts``, which says what is real.
 
     Sums are made in float32 or better; ``real`` is broadcastable to the value.
     """

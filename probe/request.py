@@ -1,5 +1,6 @@
 """A call of `record`, checked whole before anything runs: what is run, what is changed, what is kept and how."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,16 @@ from probe.interventions import Edits, Intervention, contains_nan, list_interven
 from probe.prompts import PromptBatch, Prompts, read_prompts
 from probe.reduction import Reduction, check_reduction
 from probe.selection import Indices, Selection, as_list, check_heads, select
-from probe.sites import AFTER_BLOCKS, BEFORE_BLOCKS, check_layers, describe_site, find_sites, site_list, site_names, split_name
+from probe.sites import (
+    AFTER_BLOCKS,
+    BEFORE_BLOCKS,
+    check_layers,
+    describe_site,
+    find_sites,
+    site_list,
+    site_names,
+    split_name,
+)
 
 
 @dataclass(frozen=True)
@@ -179,12 +189,13 @@ def _sites_kept(
 ) -> tuple[str, ...]:
     chosen = None if layers is None else check_layers(config, layers)
     named = find_sites(config, sites, chosen)
-    missed = [name for name in named if name not in run]
+    reached = set(run)
+    missed = [name for name in named if name not in reached]
     # Asked for by layer or by full name, a value that is not computed is an error; "all layers" means those that run.
     asked = [name for name in missed if layers is not None or (sites is not None and name in sites)]
     if asked and (sites is not None or split_name(asked[0])[0] is not None):
         raise OutOfRange(f"site {asked[0]!r} is not computed in this call: it runs {run[0]} to {run[-1]}")
-    return tuple(name for name in named if name in run)
+    return tuple(name for name in named if name in reached)
 
 
 def _reductions(
@@ -200,11 +211,14 @@ def _reductions(
 
 
 def _with_heads(config: GPTConfig, names: Sequence[str], heads: Indices, chosen: Selection) -> dict[str, Selection]:
-    keep = {}
+    keep: dict[str, Selection] = {}
+    shared: dict[tuple[int, ...] | None, Selection] = {}
     for name in names:
         has_heads = "head" in describe_site(name).dims or "kv_head" in describe_site(name).dims
         of_site = check_heads(config, name, heads) if has_heads else None
-        keep[name] = Selection(chosen.lengths, heads=of_site, positions=chosen.positions)
+        if of_site not in shared:
+            shared[of_site] = dataclasses.replace(chosen, heads=of_site)
+        keep[name] = shared[of_site]
     if heads is not None and not any(selection.heads for selection in keep.values()):
         raise UnknownName(f"heads={heads!r}, but none of the sites kept has heads")
     return keep

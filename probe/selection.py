@@ -4,8 +4,9 @@ Positions are counted within each prompt: -1 is each prompt's own last token. On
 choose queries. ``None`` always means all.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ class Selection:
     heads: tuple[int, ...] | None = None
     positions: tuple[tuple[int, ...], ...] | None = None
     """For each chosen row its positions, counted from the front; as many in each row."""
+    _made: dict[tuple[object, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Index tensors and masks made so far: a call applies one selection to hundreds of values."""
 
     @property
     def is_everything(self) -> bool:
@@ -60,7 +63,11 @@ class Selection:
 
     def index(self, dims: Sequence[str], shape: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
         """Index tensors for the leading dims (batch, positions, heads), so that ``value[index]`` is what is meant."""
-        leading = [dim for dim in dims if dim in _CHOSEN]
+        leading = tuple((dim, size) for dim, size in zip(dims, shape, strict=True) if dim in _CHOSEN)
+        return self._once(("index", leading, device), lambda: self._make_index(leading, device))
+
+    def _make_index(self, sized: tuple[tuple[str, int], ...], device: torch.device) -> tuple[Tensor, ...]:
+        leading, shape = [dim for dim, _ in sized], [size for _, size in sized]
         rows = torch.tensor(self.chosen_rows, device=device)
         positions = torch.tensor(self.chosen_positions, device=device)
 
@@ -85,9 +92,13 @@ class Selection:
 
     def real(self, dims: Sequence[str], device: torch.device) -> Bool[Tensor, "..."] | None:
         """Which of the chosen entries are no padding, broadcastable to ``take(dims, value)``; None: all of them."""
-        longest = max(self.lengths)
-        if min(self.lengths) == longest:
+        if min(self.lengths) == max(self.lengths):
             return None
+        key = ("real", len(dims), "query_pos" in dims, device)
+        return self._once(key, lambda: self._make_real(dims, device))
+
+    def _make_real(self, dims: Sequence[str], device: torch.device) -> Bool[Tensor, "..."]:
+        longest = max(self.lengths)
         lengths = torch.tensor([self.lengths[row] for row in self.chosen_rows], device=device)
         positions = torch.tensor(self.chosen_positions, device=device)
         query = positions < lengths[:, None]  # (row, position)
@@ -95,6 +106,11 @@ class Selection:
             return query.view(*query.shape, *[1] * (len(dims) - 2))
         key = torch.arange(longest, device=device) < lengths[:, None]
         return query[:, None, :, None] & key[:, None, None, :]
+
+    def _once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
 
 _CHOSEN = ("batch", "pos", "query_pos", "head", "kv_head")
@@ -118,7 +134,10 @@ def select(
     if positions is not None:
         wanted = as_list("positions", positions)
         chosen = tuple(
-            tuple(check_index("position", position, lengths[row], owner=_name_of_prompt(row, lengths)) for position in wanted)
+            tuple(
+                check_index("position", position, lengths[row], owner=_name_of_prompt(row, lengths))
+                for position in wanted
+            )
             for row in (range(len(lengths)) if chosen_rows is None else chosen_rows)
         )
     return Selection(lengths, rows=chosen_rows, heads=heads, positions=chosen)

@@ -11,7 +11,7 @@ from probe.config import GPTConfig
 from probe.errors import UnknownName, as_integer, check_index, unknown_name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Site:
     """One kind of value: where it stands, its dims, and what it is."""
 

@@ -64,7 +64,9 @@ def load_result(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict
     except ValueError as error:
         raise BrokenFile(f"{folder / MANIFEST}: not valid JSON ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("sha256") != _sha256(folder / TENSORS):
-        raise BrokenFile(f"{folder / TENSORS}: its checksum is not the one in {MANIFEST}; one of them was changed or cut")
+        raise BrokenFile(
+            f"{folder / TENSORS}: its checksum is not the one in {MANIFEST}; one of them was changed or cut"
+        )
     try:
         return load_file(folder / TENSORS), manifest
     except SafetensorError as error:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from probe.errors import BadIntervention, NumbersBroke
-from probe.gpt import GPT, Tap
 from probe.interventions import contains_infinity, contains_nan
 from probe.reduction import reduce_value
 from probe.request import Request
@@ -54,7 +53,9 @@ class RecordingTap:
         if self._request.dtype == torch.float16:
             for name, value in self.values.items():
                 if contains_infinity(value):
-                    raise NumbersBroke(f"{name!r} does not fit float16, which ends at 65504; keep it in bfloat16 or float32")
+                    raise NumbersBroke(
+                        f"{name!r} does not fit float16, which ends at 65504; keep it in bfloat16 or float32"
+                    )
 
     def _keep(self, name: str, value: Tensor) -> Tensor:
         dims, selection = site_dims(name), self._request.keep[name]

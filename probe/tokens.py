@@ -164,7 +164,8 @@ class Tokenizer:
         """Write tokenizer.json and tokenizer_config.json, which `from_folder` and Hugging Face read back."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.backend.save(str(folder / "tokenizer.json"))
+        # Not backend.save, which turns a full disk into a bare Exception.
+        (folder / "tokenizer.json").write_text(self.backend.to_str(), encoding="utf-8")
         facts = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": self.bos,

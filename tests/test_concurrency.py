@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from tests.tiny import CONFIGS, tiny_model, tiny_tokens
 from torch import Tensor
 
 import probe
 from probe.errors import BadIntervention
 from probe.gpt import GPT
+from tests.tiny import CONFIGS, tiny_model, tiny_tokens
 
 THREADS, CALLS = 8, 500
 
@@ -117,7 +117,7 @@ def run_in_threads(model: GPT, prompts: list[list[int]], *, calls: int) -> None:
 
 
 def state_of(model: GPT) -> dict[str, object]:
-    """All that hangs on a model: every attribute, hook, buffer and weight (its memory, and how often it was written)."""
+    """All that hangs on a model: attributes, hooks, buffers and weights (their memory, how often it was written)."""
     state: dict[str, object] = {}
     for name, module in model.named_modules():
         state[name] = {key: repr(value) for key, value in vars(module).items() if not isinstance(value, Tensor)}

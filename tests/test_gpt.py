@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.tiny import CONFIGS, tiny_model, tiny_tokens
 
 from probe.errors import BadPrompt, BadShape, OutOfRange, ProbeError
 from probe.gpt import GPT, KeyValueCache
+from tests.tiny import CONFIGS, tiny_model, tiny_tokens
 
 ROUNDING = 2e-5  # a few units in the last place of values of size 10
 

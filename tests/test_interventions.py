@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.tiny import CONFIGS, tiny_model, tiny_tokens
 
 import probe
 from probe.errors import BadIntervention, OutOfRange, UnknownName
+from tests.tiny import CONFIGS, tiny_model, tiny_tokens
 
 ROUNDING = 2e-5  # a few units in the last place of values of size 10
 
@@ -22,7 +22,11 @@ def run(model, *interventions, prompts=None, **arguments):
 
 def test_steering_by_nothing_changes_nothing(model):
     plain = run(model)
-    for nothing in (probe.add("resid_mid", torch.zeros(32), layer=1), probe.scale("z", 1.0), probe.edit("q", lambda v: v)):
+    for nothing in (
+        probe.add("resid_mid", torch.zeros(32), layer=1),
+        probe.scale("z", 1.0),
+        probe.edit("q", lambda v: v),
+    ):
         same = run(model, nothing)
         for name, value in plain.values.items():
             assert torch.equal(same.values[name], value), f"{nothing}: {name}"
@@ -166,7 +170,9 @@ def test_a_steering_vector_can_be_learned(model):
     optimizer = torch.optim.Adam([vector], lr=0.3)
     losses = []
     for _ in range(20):
-        rec = run(model, probe.add("resid_mid", vector, layer=1), prompts=[[1, 2, 3]], sites=[], positions=-1, grad=True)
+        rec = run(
+            model, probe.add("resid_mid", vector, layer=1), prompts=[[1, 2, 3]], sites=[], positions=-1, grad=True
+        )
         loss = -rec.logits[0, 0].log_softmax(-1)[17]
         optimizer.zero_grad()
         loss.backward()

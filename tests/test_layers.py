@@ -16,7 +16,7 @@ PACKAGE = ROOT / "probe"
 LAYERS = (
     ("errors",),
     ("geometry", "statistics", "config", "devices", "tokenizer_files"),
-    ("sites", "tokens", "store", "catalogue", "rotary", "prompts"),
+    ("sites", "tokens", "store", "catalogue", "rotary", "prompts", "named_weights"),
     ("gpt", "selection"),
     ("metrics", "interventions", "reduction", "provenance", "words", "weights"),
     ("request",),

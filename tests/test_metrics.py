@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.tiny import tiny_model
 
 import probe
 from probe.errors import BadPrompt
+from tests.tiny import tiny_model
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.tiny import CONFIGS, tiny_model, tiny_tokens
 
 import probe
 from probe.plan import count_flops
 from probe.request import read_request
+from tests.tiny import CONFIGS, tiny_model, tiny_tokens
 
 
 @pytest.fixture(params=CONFIGS)

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from tests.tiny import CONFIGS, tiny_model, tiny_tokens
 
 import probe
 from probe.errors import BrokenFile, NumbersBroke, OutOfRange, SiteNotRecorded, UnknownName
 from probe.sites import site_names, site_shape
+from tests.tiny import CONFIGS, tiny_model, tiny_tokens
 
-# The same sums in another order (batched or alone, whole or from the middle): a few units in the last place of values of
-# size 10.
+# The same sums in another order (batched or alone, whole or from the middle): a few units in the last place of values
+# of size 10.
 ROUNDING = 2e-5
 
 
@@ -97,7 +97,9 @@ def test_sites_layers_heads_and_positions_choose_slices(model):
     tokens = tiny_tokens()
     whole = probe.record(model, tokens)
     part = probe.record(model, tokens, sites=["z", "attn_scores"], layers=[0, -1], heads=[3, 1], positions=[4, 0])
-    assert part.names == tuple(f"blocks.{layer}.attn.{site}" for layer in (0, 2) for site in ("hook_attn_scores", "hook_z"))
+    assert part.names == tuple(
+        f"blocks.{layer}.attn.{site}" for layer in (0, 2) for site in ("hook_attn_scores", "hook_z")
+    )
     torch.testing.assert_close(part["z", 2], whole["z", 2][:, [4, 0]][:, :, [3, 1]], atol=ROUNDING, rtol=0)
     expected = whole["attn_scores", 0][:, [3, 1]][:, :, [4, 0]]
     torch.testing.assert_close(part["attn_scores", 0], expected, atol=ROUNDING, rtol=0)
@@ -166,7 +168,9 @@ def test_half_precision_models_record(model, dtype):
 def test_means_and_sums_count_real_entries_only(model):
     prompts = ["abc", "abcdefg", "hi"]
     rec = probe.record(model, prompts)
-    reduced = probe.record(model, prompts, sites=[], reduce={"z": "mean", "resid_post": "mean per position", "pre": "sum"})
+    reduced = probe.record(
+        model, prompts, sites=[], reduce={"z": "mean", "resid_post": "mean per position", "pre": "sum"}
+    )
     torch.testing.assert_close(reduced["z", 1], rec["z", 1].nanmean((0, 1)), atol=ROUNDING, rtol=0)
     torch.testing.assert_close(reduced["resid_post", 2], rec["resid_post", 2].nanmean(0), atol=ROUNDING, rtol=0)
     torch.testing.assert_close(reduced["pre", 0], rec["pre", 0].nansum((0, 1)), atol=1e-4, rtol=0)
@@ -193,7 +197,12 @@ def test_any_kept_value_has_a_gradient(model, frozen):
     model.requires_grad_(not frozen)
     rec = probe.record(model, ["abc", "abcde"], grad=True)
     number = rec.logits[0, 2, 7]
-    for name in ("blocks.0.attn.hook_q", "blocks.1.attn.hook_pattern", "blocks.2.mlp.hook_post", "blocks.1.hook_resid_pre"):
+    for name in (
+        "blocks.0.attn.hook_q",
+        "blocks.1.attn.hook_pattern",
+        "blocks.2.mlp.hook_post",
+        "blocks.1.hook_resid_pre",
+    ):
         (gradient,) = torch.autograd.grad(number, rec[name], retain_graph=True)
         assert gradient[0].abs().max() > 0 and gradient[1].abs().max() == 0, name
         assert not gradient.isnan().any()

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.tiny import GPT2, LLAMA
 
 from probe.errors import OutOfRange, ProbeError, UnknownName
 from probe.selection import Selection, as_list, check_heads, select
+from tests.tiny import GPT2, LLAMA
 
 DIMS = {
     "resid": ("batch", "pos", "d_model"),

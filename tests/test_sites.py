@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.tiny import GPT2, LLAMA
 
 import probe
 from probe.config import GPTConfig
@@ -20,6 +19,7 @@ from probe.sites import (
     site_shape,
     split_name,
 )
+from tests.tiny import GPT2, LLAMA
 
 _SMALL = {"n_layers": 2, "d_model": 12, "n_heads": 6, "d_head": 4, "d_mlp": 10, "d_vocab": 11, "n_ctx": 8}
 # Every choice that adds, removes or reshapes a value; sizes all differ, so that no two dims can be confused.
@@ -175,7 +175,9 @@ def test_a_site_of_every_layer_is_no_single_value():
     assert full_name(SHAPES["one layer"], "z") == "blocks.0.attn.hook_z", "where there is one layer, it is that one"
 
 
-@pytest.mark.parametrize("name", ["attn.hook_z", "blocks.0.z", "blocks.x.attn.hook_z", "blocks.0.hook_embed", "nothing"])
+@pytest.mark.parametrize(
+    "name", ["attn.hook_z", "blocks.0.z", "blocks.x.attn.hook_z", "blocks.0.hook_embed", "nothing"]
+)
 def test_there_are_no_other_spellings(name):
     with pytest.raises(UnknownName, match="did you mean|known are"):
         site_dims(name)

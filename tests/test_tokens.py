@@ -107,6 +107,13 @@ def test_one_token_is_found_by_its_text_and_several_are_named():
         tokenizer.token_id("")
 
 
+def test_a_space_that_the_tokenizer_puts_first_is_not_taken_for_the_text():
+    tokens = [*byte_of_character(), *(first + second for first, second in MERGES)]
+    backend = byte_level_bpe({token: id for id, token in enumerate(tokens)}, MERGES, prefix_space=True)
+    with pytest.raises(BadPrompt, match="'Paris' is not one token.*its pieces: ' Paris'"):
+        Tokenizer(backend).token_id("Paris")
+
+
 def test_a_sentencepiece_token_is_found_with_and_without_its_space():
     tokenizer = space_tokenizer()
     assert (tokenizer.token_id(" Pa"), tokenizer.token_id("Pa"), tokenizer.token_id("<s>")) == (6, 7, 1)

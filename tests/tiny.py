@@ -26,7 +26,7 @@ class LetterTokenizer:
 
 
 def tiny_model(family: str = "llama", *, seed: int = 0, scale: float = 10.0) -> GPT:
-    """Random weights, ten times larger than usual so that attention is not flat and mistakes are not hidden by rounding."""
+    """Random weights, ten times larger than usual: attention is not flat, and mistakes are larger than rounding."""
     torch.manual_seed(seed)
     model = GPT(CONFIGS[family], tokenizer=LetterTokenizer(), name=f"tiny {family}")
     with torch.no_grad():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from probe.config import GPTConfig
 from probe.errors import BrokenFile, UnsupportedModel
 from probe.gpt import GPT
-from probe.weights._hf_config import GPT2, Family
+from probe.weights._hf_families import GPT2, Family
 
 NO_WEIGHTS = re.compile(
     r"(h|layers)\.\d+\.(attn\.(bias|masked_bias)|self_attn\.rotary_emb\.inv_freq)|rotary_emb\.inv_freq"

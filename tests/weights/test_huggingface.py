@@ -27,8 +27,9 @@ from probe.errors import (
 )
 from probe.gpt import GPT
 from probe.weights import load_model, save_model
-from probe.weights._hf_config import FAMILIES, LLAMA, MISTRAL, QWEN2, read_config
-from probe.weights._hf_config import GPT2 as GPT2_FAMILY
+from probe.weights._hf_config import read_config
+from probe.weights._hf_families import FAMILIES, LLAMA, MISTRAL, QWEN2
+from probe.weights._hf_families import GPT2 as GPT2_FAMILY
 
 SIZES = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32,
          "intermediate_size": 48, "vocab_size": 50, "max_position_embeddings": 64}  # fmt: skip

@@ -1,0 +1,208 @@
+"""Every figure shows what stands in its result, in both themes, and takes no token for markup."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from probe.errors import UnknownName
+from probe.figures._theme import THEMES, colour_at, colour_scale, luminance_of, text_on, token_label
+from probe.figures.distribution import next_token_bars
+from probe.figures.heads import attention_heatmap
+from probe.figures.lens import lens_heatmap, lens_lines, place_label
+from probe.methods.distribution import next_tokens
+from probe.methods.heads import read_pattern
+from probe.methods.lens import logit_lens
+from probe.recording import record
+from tests.tiny import LetterTokenizer, tiny_model
+
+PROMPTS = [[1, 2, 1, 4], [6, 7]]
+
+
+class MarkupTokenizer(LetterTokenizer):
+    """Tokens that would do harm if they were taken for markup."""
+
+    def str_tokens(self, ids):
+        return [f"<b>&{token}" for token in ids]
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = tiny_model(scale=30.0)
+    model.tokenizer = MarkupTokenizer()
+    return model
+
+
+@pytest.fixture(scope="module")
+def recording(model):
+    return record(model, PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def readout(model, recording):
+    return logit_lens(model, recording, watch=[7, 3])
+
+
+@pytest.fixture(scope="module")
+def drawn(model, recording, readout):
+    return {
+        "lens_heatmap": lambda theme: lens_heatmap(readout, theme=theme),
+        "lens_lines": lambda theme: lens_lines(readout, theme=theme),
+        "attention_heatmap": lambda theme: attention_heatmap(read_pattern(recording, 1, 2), theme=theme),
+        "next_token_bars": lambda theme: next_token_bars(next_tokens(model, recording), theme=theme),
+    }
+
+
+FIGURES = ("lens_heatmap", "lens_lines", "attention_heatmap", "next_token_bars")
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_axis_has_a_title_and_no_token_is_markup(drawn, name, theme):
+    figure = drawn[name](theme)
+    assert figure.layout.xaxis.title.text and figure.layout.yaxis.title.text and figure.layout.title.text
+    assert figure.layout.paper_bgcolor == THEMES[theme].background
+    text = figure.to_json()
+    assert "<b>" not in text.replace("\\u003c", "<") and "&lt;b&gt;&amp;" in text.replace("\\u0026", "&")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_an_unknown_theme_is_named(drawn, name, as_users_run_it):
+    with pytest.raises(UnknownName, match="did you mean 'light'"):
+        drawn[name]("ligth")
+
+
+@pytest.mark.parametrize("prompt", [0, 1])
+def test_the_lens_heatmap_shows_ranks_on_a_log_scale_from_one(readout, prompt):
+    heatmap = lens_heatmap(readout, prompt=prompt).data[0]
+    length = len(PROMPTS[prompt])
+    assert isinstance(heatmap.z, np.ndarray) and heatmap.z.dtype == np.float32
+    np.testing.assert_allclose(10**heatmap.z, readout.final_ranks[:, prompt, :length].numpy(), rtol=1e-5)
+    assert (heatmap.zmin, heatmap.zmax) == (0.0, math.log10(50))
+    first = readout.texts[int(readout.top_tokens[2, prompt, 1, 0])]
+    assert token_label(first, longest=9) in heatmap.text[2][1]
+
+
+@pytest.mark.parametrize(
+    ("colour", "values"),
+    [
+        ("probability", lambda r: r.final_log_probs.exp()),
+        ("entropy", lambda r: r.entropy),
+        ("divergence", lambda r: r.kl_to_final),
+    ],
+)
+def test_the_lens_heatmap_colours_by_what_is_asked(readout, colour, values):
+    heatmap = lens_heatmap(readout, colour=colour).data[0]
+    np.testing.assert_array_equal(heatmap.z, values(readout)[:, 0].numpy())
+    assert heatmap.zmin == 0 and heatmap.zmax >= heatmap.z.max()
+
+
+def test_an_unknown_colour_is_named(readout, as_users_run_it):
+    with pytest.raises(UnknownName, match="did you mean 'probability'"):
+        lens_heatmap(readout, colour="probabilty")
+
+
+def test_hover_tells_the_cells_own_numbers(readout):
+    heatmap = lens_heatmap(readout).data[0]
+    after, position, place, top, probability, final, rank, _, entropy, divergence = heatmap.customdata[3][2]
+    assert (after, position, place) == ("&lt;b&gt;&amp;1", 2, "layer 1, attention")
+    assert top == token_label(readout.texts[int(readout.top_tokens[3, 0, 2, 0])], longest=None)
+    assert final == token_label(readout.texts[int(readout.final_tokens[0, 2])], longest=None)
+    assert probability == pytest.approx(float(readout.top_log_probs[3, 0, 2, 0].exp()))
+    assert (rank, entropy) == (int(readout.final_ranks[3, 0, 2]), float(readout.entropy[3, 0, 2]))
+    assert divergence == float(readout.kl_to_final[3, 0, 2])
+
+
+def test_cells_worse_than_uniform_are_hatched_and_no_others(readout):
+    strokes = lens_heatmap(readout).data[1]
+    marked = {(int(place), round(position + 0.4)) for place, position in zip(strokes.y, strokes.x, strict=True)}
+    expected = {(place, position) for place, position in readout.worse_than_uniform[:, 0].nonzero().tolist()}
+    assert expected and marked == expected
+
+
+def test_a_heatmap_of_too_many_cells_leaves_the_words_to_hover(readout, monkeypatch):
+    monkeypatch.setattr("probe.figures.lens.CELLS_WITH_TEXT", 10)
+    assert lens_heatmap(readout).data[0].text is None
+
+
+def test_lines_show_ranks_with_the_first_at_the_top(readout):
+    figure = lens_lines(readout, prompt=1)
+    for number, line in enumerate(figure.data):
+        assert list(line.y) == readout.watched_ranks[:, 1, 1, number].tolist()
+        assert len(line.x) == len(readout.places)
+    assert len(figure.data) == 2 and figure.data[0].line.dash != figure.data[1].line.dash
+    bottom, top = figure.layout.yaxis.range
+    assert bottom > math.log10(50) and top < 0 and figure.layout.yaxis.type == "log"
+
+
+def test_bands_cover_exactly_the_doubtful_places(readout):
+    figure = lens_lines(readout)
+    doubtful = readout.worse_than_uniform[:, 0, -1].tolist()
+    shaded = [any(band.x0 < place < band.x1 for band in figure.layout.shapes) for place in range(len(readout.places))]
+    assert any(doubtful) and shaded == doubtful
+    assert bool(figure.layout.annotations)
+
+
+def test_without_doubtful_places_there_is_no_band():
+    model = tiny_model(scale=1.0)
+    assert not lens_lines(logit_lens(model, record(model, PROMPTS), watch=[1])).layout.shapes
+
+
+def test_attention_hides_what_cannot_be_seen_and_tells_repeated_tokens_apart(recording):
+    head = read_pattern(recording, 1, 2)
+    figure = attention_heatmap(head)
+    heatmap = figure.data[0]
+    seen = np.tri(4, dtype=bool)
+    np.testing.assert_array_equal(heatmap.z[seen], head.pattern.numpy()[seen])
+    assert np.isnan(heatmap.z[~seen]).all() and (heatmap.zmin, heatmap.zmax) == (0, 1)
+    assert list(figure.layout.xaxis.tickvals) == [0, 1, 2, 3]
+    assert figure.layout.xaxis.ticktext[0] == figure.layout.xaxis.ticktext[2]
+    assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1]  # position 0 at the top
+    assert heatmap.customdata[2][0].tolist() == ["&lt;b&gt;&amp;1 [2]", "&lt;b&gt;&amp;1 [0]"]
+
+
+def test_bars_are_the_probabilities_in_order(model, recording):
+    found = next_tokens(model, recording, top=5)
+    bar = next_token_bars(found).data[0]
+    np.testing.assert_array_equal(bar.x, found.probabilities.numpy())
+    np.testing.assert_array_equal(bar.customdata, found.logits.numpy())
+
+
+def test_labels_keep_spaces_visible_and_long_tokens_short():
+    assert token_label(" Mary") == "·Mary"
+    assert token_label("a" * 40) == "a" * 13 + "…"
+    assert token_label("<script>&", longest=None) == "&lt;script&gt;&amp;"
+
+
+def test_places_have_plain_names():
+    names = ["blocks.0.hook_resid_pre", "blocks.4.hook_resid_mid", "blocks.4.hook_resid_post"]
+    assert [place_label(name) for name in names] == ["embedding", "layer 4, attention", "layer 4"]
+
+
+def contrast(one: float, other: float) -> float:
+    """Source: WCAG 2.1."""
+    return (max(one, other) + 0.05) / (min(one, other) + 0.05)
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("share", np.linspace(0, 1, 41))
+def test_words_in_cells_stand_out_from_every_colour(theme, share):
+    scale = colour_scale(THEMES[theme].sequential)
+    written = luminance_of([int(text_on(share, scale)[1:3], 16) / 255] * 3)
+    assert contrast(written, luminance_of(colour_at(share, scale))) >= 4.5
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_words_beside_figures_stand_out_from_the_background(theme):
+    look = THEMES[theme]
+    for colour in (look.text, look.muted, *look.lines):
+        for ground in (look.background, look.panel):
+            rgb = [colour_at(0.0, [(0.0, c), (1.0, c)]) for c in (colour, ground)]
+            least = 3.0 if colour in look.lines else 4.5  # lines are no text
+            assert contrast(*map(luminance_of, rgb)) >= least, (colour, ground)
+
+
+def test_figures_survive_the_way_to_json(drawn):
+    for draw in drawn.values():
+        assert json.loads(draw("light").to_json())["data"]

@@ -1,0 +1,320 @@
+"""The command line, on tiny models in folders: what it prints, where, and with which exit code."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import tokenizers
+import torch
+from tokenizers import decoders, models, pre_tokenizers
+from typer.testing import CliRunner
+
+import probe.cli._story
+import probe.cli._tour
+from probe.catalogue import DEFAULT_MODEL
+from probe.cli import app
+from probe.config import GPTConfig
+from probe.gpt import GPT, Attention
+from probe.recording import Recording, record
+from probe.tokens import Tokenizer
+from probe.weights import load_model, save_model
+
+START = "<|endoftext|>"
+LLAMA = GPTConfig(
+    n_layers=3, d_model=16, n_heads=4, d_head=4, d_mlp=24, d_vocab=260, n_ctx=64, n_kv_heads=2, norm="rms",
+    positions="rotary", activation="silu", gated_mlp=True, qkv_bias=False, attn_out_bias=False, mlp_bias=False,
+)  # fmt: skip
+GPT2 = GPTConfig(n_layers=2, d_model=16, n_heads=2, d_head=8, d_mlp=24, d_vocab=260, n_ctx=64)
+
+
+def byte_tokenizer(*, start: str | None = START) -> Tokenizer:
+    """One token per byte, and a mark for the start of a document."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(models.BPE({letter: id for id, letter in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    if start is not None:
+        backend.add_special_tokens([start])
+    return Tokenizer(backend, eos=start)
+
+
+def saved(folder, config, tokenizer) -> str:
+    torch.manual_seed(0)
+    model = GPT(config, tokenizer=tokenizer)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(10)  # attention that is not flat
+    save_model(model, folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    return saved(tmp_path_factory.mktemp("models") / "tiny", LLAMA, byte_tokenizer())
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run a command as a terminal of 80 columns would; results and messages apart."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("PROBE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def stops(result) -> str:
+    """What went wrong, if it did, and the output."""
+    return f"exit code {result.exit_code}: {result.exception!r}\n{result.stdout}\n{result.stderr}"
+
+
+# Help and mistakes
+
+
+def test_help_lists_every_command_and_where_to_begin(run):
+    result = run("--help")
+    assert result.exit_code == 0
+    for word in ("tour", "record", "models", "check", "Begin with: probe tour"):
+        assert word in result.stdout
+
+
+@pytest.mark.parametrize("command", ["tour", "record", "check", "models", "models fetch", "models remove"])
+def test_every_command_helps_with_an_example(run, command):
+    result = run(*command.split(), "-h")
+    assert result.exit_code == 0 and f"Example: probe {command}" in result.stdout, stops(result)
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(run):
+    result = run("tuor")
+    assert result.exit_code == 2 and "Did you mean 'tour'" in result.stderr, stops(result)
+
+
+MISTAKES = {
+    "no such model": (["tour", "--model", "smollm2-135m"], "did you mean 'smollm2-135m-instruct-q4_1'?"),
+    "no such folder": (["check", "nowhere/at/all"], "no model, file or folder 'nowhere/at/all'"),
+    "no such site": (["record", "hi", "--model", "{folder}", "--sites", "patern"], "did you mean 'pattern'?"),
+    "no such layer": (
+        ["record", "hi", "--model", "{folder}", "--layers", "9"],
+        "layer 9: this model has layers 0 to 2",
+    ),
+    "no number": (["record", "hi", "--model", "{folder}", "--layers", "x"], "--layers: 'x' is neither a number"),
+    "backward range": (["record", "hi", "--model", "{folder}", "--layers", "3-1"], "'3-1' ends before it begins"),
+    "nothing named": (["record", "hi", "--model", "{folder}", "--sites", ","], "--sites ',' names nothing"),
+    "no such position": (["record", "hi", "--model", "{folder}", "--positions", "7"], "position 7"),
+    "empty prompt": (["record", "", "--model", "{folder}"], "the prompt is empty"),
+    "too long a prompt": (["tour", "--model", "{folder}", "--prompt", "x" * 70], "context holds 64"),
+    "watched text of many tokens": (["tour", "--model", "{folder}", "--watch", "ab"], "is not one token"),
+    "unknown name to remove": (["models", "remove", "x"], "no known model 'x'"),
+    "unknown name to fetch": (["models", "fetch", "x"], "no known model 'x'"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(run, folder, arguments, said):
+    result = run(*(argument.replace("{folder}", folder) for argument in arguments))
+    assert result.exit_code == 2 and result.stdout == "", stops(result)
+    assert result.stderr.startswith("error: ") and said in result.stderr, stops(result)
+    assert result.stderr.count("\n") == 1 and "\x1b" not in result.stderr
+
+
+def test_markup_in_a_mistake_is_shown_as_it_is(run):
+    assert "'[red]x[/red]'" in run("models", "remove", "[red]x[/red]").stderr
+
+
+def test_an_interruption_ends_quietly_with_130(run, folder, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("probe.recording.record", interrupted)
+    result = run("record", "hi", "--model", folder)
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
+
+
+def test_help_of_the_installed_command_needs_no_heavy_module():
+    code = (
+        "import sys; from probe.cli import app\ntry: app(['--help'])\nexcept SystemExit: pass\n"
+        "print({'pandas', 'plotly', 'transformers', 'gguf', 'huggingface_hub'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "set()" and "Commands" in done.stdout
+
+
+# record
+
+
+def test_record_prints_plan_tokens_and_a_table(run, folder):
+    result = run("record", "hi you", "--model", folder, "--sites", "pattern,z", "--layers", "0-1", "--document-start")
+    assert result.exit_code == 0 and result.stderr == "", stops(result)
+    assert "7 tokens: <|endoftext|>[0] h[1] i[2] ·[3]" in result.stdout
+    assert re.search(r"pattern +batch head query_pos key_pos +1 x 4 x 7 x 7 +0-1", result.stdout), result.stdout
+    assert "Planned: 5 values" in result.stdout and "Measured:" in result.stdout
+
+
+def test_record_saves_what_python_reads_back(run, folder, tmp_path):
+    out = tmp_path / "kept"
+    result = run(
+        "record", "hi", "--model", folder, "--sites", "resid_post", "--positions", "-1", "--out", out, "--json"
+    )
+    assert result.exit_code == 0, stops(result)
+    loaded, expected = Recording.load(out), record(load_model(folder), "hi", sites=["resid_post"], positions=[-1])
+    assert loaded.names == expected.names and torch.equal(loaded["resid_post", 2], expected["resid_post", 2])
+    told = json.loads(result.stdout)
+    assert told["folder"] == str(out) and told["tokens"] == expected.tokens[0].tolist()
+    assert [value["name"] for value in told["values"]] == [*expected.names, "logits"]
+    assert told["bytes"] == sum(value["bytes"] for value in told["values"])
+
+
+def test_record_does_not_write_over_a_result(run, folder, tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_text("mine")
+    result = run("record", "hi", "--model", folder, "--out", tmp_path / "kept")
+    assert result.exit_code == 2 and "is not empty" in result.stderr, stops(result)
+
+
+# models
+
+
+def test_models_lists_licence_size_and_cache_for_people_and_programs(run, tmp_path):
+    result = run("models")
+    assert result.exit_code == 0 and f"{DEFAULT_MODEL} (default)" in result.stdout, stops(result)
+    assert "Apache-2.0" in result.stdout and "not fetched yet" in result.stdout
+    told = json.loads(run("models", "--json").stdout)
+    assert told["cache"] == str(tmp_path / "cache")
+    assert told["models"][0]["licence"] == "Apache-2.0" and told["models"][0]["cached"] is False
+
+
+def test_models_remove_frees_the_cache_and_says_how_much(run, tmp_path):
+    assert "was not in the cache" in run("models", "remove", DEFAULT_MODEL).stdout
+    kept = tmp_path / "cache" / DEFAULT_MODEL / "0"
+    kept.mkdir(parents=True)
+    (kept / "old.gguf").write_bytes(b"x" * 2_000_000)
+    assert "freed 2 MB" in run("models", "remove", DEFAULT_MODEL).stdout
+    assert not kept.exists()
+
+
+# check
+
+
+def test_check_of_a_sound_model_exits_0_also_through_hugging_face(run, folder):
+    result = run("check", folder)
+    assert result.exit_code == 0 and "All 10 hold." in result.stdout and "FAILED" not in result.stdout, stops(result)
+    told = json.loads(run("check", folder, "--no-hugging-face", "--json").stdout)
+    assert told["passed"] is True and len(told["rows"]) == 9
+    assert all(row["measured"] <= row["tolerance"] for row in told["rows"])
+
+
+def test_check_of_a_broken_model_exits_1_and_names_what_failed(run, folder, monkeypatch):
+    sound = Attention.fused
+    monkeypatch.setattr(Attention, "fused", lambda self, q, k, v: sound(self, q * 1.1, k, v))
+    result = run("check", folder, "--no-hugging-face")
+    assert result.exit_code == 1 and re.search("FAILED +fused attention", result.stdout), stops(result)
+    assert json.loads(run("check", folder, "--no-hugging-face", "--json").stdout)["passed"] is False
+
+
+# tour
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_tour_of_any_family_fits_80_columns_and_writes_its_page(run, tmp_path, family):
+    source = saved(tmp_path / "model", LLAMA if family == "llama" else GPT2, byte_tokenizer())
+    result = run("tour", "--model", source, "--prompt", "Once upon")
+    assert result.exit_code == 0 and result.stderr == "", stops(result)
+    wide = [line for line in result.stdout.splitlines() if len(line) > 80]
+    assert all(line.startswith("  ") for line in wide), wide  # lines to copy are not broken
+    assert "\x1b" not in result.stdout
+    for heading in ("tokens", "next-token distribution", "logit lens", "attention", "queries, keys and values"):
+        assert f"({heading})" in result.stdout
+    page = (tmp_path / "out" / "tour" / "index.html").read_text()
+    assert "Plotly.react" in page and 'lang="en"' in page
+
+
+def test_the_numbers_of_a_tour_are_the_models(run, folder, tmp_path):
+    told = json.loads(run("tour", "--model", folder, "--prompt", "hello", "--watch", "e", "--json").stdout)
+    model = load_model(folder)
+    recording = record(model, "hello", document_start=True)
+    probabilities = recording.logits[0, -1].softmax(-1)
+    assert told["tokens"] == recording.tokens[0].tolist() and told["document_start"] == START
+    for candidate in told["next_tokens"]:
+        assert candidate["probability"] == pytest.approx(float(probabilities[candidate["token_id"]]), rel=1e-5)
+    e = model.tokenizer.token_id("e")
+    rank = int((probabilities > probabilities[e]).sum()) + 1
+    assert told["lens"]["watched"] == ["e"] and list(told["lens"]["ranks"].values())[-1] == [rank]
+    best = told["telling_heads"][0]
+    weights = recording.stack("pattern")[:, 0, :, -1, 1:].max(-1).values
+    assert weights[best["layer"], best["head"]] == weights.max()
+    assert told["costs"]["weight_bytes"] == sum(p.numel() * 4 for p in model.parameters())
+    assert told["page"] == "out/tour/index.html"
+
+
+@pytest.mark.parametrize(
+    "prompt", ["<script>alert(1)</script>", "[red]x[/red] [bold", "a\nb\tc\x1b[31m", "naïve 🙂", "x"]
+)
+def test_no_prompt_is_taken_for_markup(run, folder, tmp_path, prompt):
+    result = run("tour", "--model", folder, "--prompt", prompt)
+    assert result.exit_code == 0 and "\x1b" not in result.stdout, stops(result)
+    if prompt.isprintable():
+        assert f"“{prompt}”" in result.stdout.replace("\n", " ").replace("  ", " ")
+    page = (tmp_path / "out" / "tour" / "index.html").read_text()
+    assert "<script>alert" not in page.split("</style>")[1]
+
+
+def test_a_tour_without_a_known_document_start_begins_with_the_prompt(run, tmp_path):
+    source = saved(tmp_path / "model", GPT2, byte_tokenizer(start=None))
+    told = json.loads(run("tour", "--model", source, "--prompt", "hi", "--json").stdout)
+    assert told["document_start"] is None and told["str_tokens"] == ["h", "i"]
+
+
+def test_a_tour_of_a_single_token_leaves_attention_out(run, tmp_path):
+    source = saved(tmp_path / "model", GPT2, byte_tokenizer(start=None))
+    result = run("tour", "--model", source, "--prompt", "x")
+    assert result.exit_code == 0 and "(attention)" not in result.stdout, stops(result)
+
+
+def test_a_model_without_tokenizer_is_told_apart_clearly(run, tmp_path):
+    result = run("tour", "--model", saved(tmp_path / "model", GPT2, None))
+    assert result.exit_code == 2 and "has no tokenizer" in result.stderr, stops(result)
+
+
+def test_a_tour_that_would_keep_too_much_is_refused_before_it_runs(run, folder, monkeypatch):
+    monkeypatch.setattr("probe.cli._tour.MOST_BYTES", 1000)
+    result = run("tour", "--model", folder, "--prompt", "hello")
+    assert result.exit_code == 2 and "give a shorter one" in result.stderr, stops(result)
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_model_is_loaded(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("tour", "--model", "no such model", "--out", tmp_path / "file" / "tour")
+    assert result.exit_code == 2 and "cannot write into" in result.stderr, stops(result)
+
+
+def test_the_commands_that_a_tour_ends_with_run(run, folder, tmp_path):
+    result = run("tour", "--model", folder, "--prompt", "hi")
+    commands = [line.strip() for line in result.stdout.splitlines() if line.startswith("  probe ")]
+    assert len(commands) == 4
+    for command in commands:
+        done = run(*shlex.split(command)[1:])
+        assert done.exit_code == 0, f"{command}\n{stops(done)}"
+
+
+def test_the_python_that_a_tour_ends_with_runs(run, folder):
+    result = run("tour", "--model", folder, "--prompt", 'it\'s "so"')
+    lines = result.stdout.split("import probe\n")[1].splitlines()
+    namespace: dict = {"probe": probe}
+    exec("\n".join(line[2:] for line in lines), namespace)
+    assert namespace["rec"].effects
+
+
+@pytest.mark.model
+def test_the_tour_of_the_default_model_says_whose_numbers_it_shows(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["tour", "--out", "tour"])
+    assert result.exit_code == 0, stops(result)
+    text = " ".join(result.stdout.split())
+    assert "fine-tuned for chat; its 4-bit weights expanded" in text
+    assert re.search("1 ·Mary +80", text), text
+    assert "·Mary ·John would say" in text and "(tokens)" in text
+    assert "fine-tuned for chat" in (tmp_path / "tour" / "index.html").read_text()
