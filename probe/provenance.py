@@ -1,5 +1,6 @@
 """Where numbers come from: which model, by its weights, and which versions. Every result carries this."""
 
+import functools
 import hashlib
 import json
 from importlib.metadata import PackageNotFoundError, version
@@ -32,10 +33,10 @@ def fingerprint(model: GPT) -> str:
     Changing any one weight changes the sum. Kept until a weight is written to (writes through `.data`, which torch does
     not count, go unseen); a model's device does not matter.
     """
-    weights = list(model.parameters())
-    if any(weight.is_inference() for weight in weights):  # of these torch counts no writes at all
+    try:
+        state = tuple((weight.data_ptr(), weight._version) for weight in model.parameters())
+    except RuntimeError:  # made in inference mode: of such weights torch counts no writes at all
         return _fingerprint(model)
-    state = tuple((weight.data_ptr(), weight._version) for weight in weights)
     known = _known.get(model)
     if known is None or known[0] != state:
         known = (state, _fingerprint(model))
@@ -55,6 +56,7 @@ def _checksum(weight: Tensor) -> list[int]:
     return [int(bits.sum(dtype=torch.int64)), *bits[:: max(1, len(bits) // _SAMPLES)].tolist()]
 
 
+@functools.cache  # it reads a file
 def _version(distribution: str) -> str:
     try:
         return version(distribution)

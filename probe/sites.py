@@ -4,6 +4,7 @@ Names are TransformerLens's classical ones ("blocks.3.attn.hook_pattern"). A val
 ("pattern"), used with a layer. There are no other spellings.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -120,6 +121,11 @@ def split_name(name: str) -> tuple[int | None, str]:
     """'blocks.3.attn.hook_z' -> (3, 'attn.hook_z'); 'hook_embed' -> (None, 'hook_embed')."""
     if not isinstance(name, str):
         raise UnknownName(f"site {name!r}: expected a name, such as 'z' or 'blocks.0.attn.hook_z'")
+    return _split(name)
+
+
+@functools.lru_cache(maxsize=10_000)  # one call of `record` asks for the same few hundred names again and again
+def _split(name: str) -> tuple[int | None, str]:
     parts = name.split(".", 2)
     if len(parts) == 3 and parts[0] == "blocks" and parts[1].isdecimal():
         return int(parts[1]), parts[2]

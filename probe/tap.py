@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from probe.errors import BadIntervention, NumbersBroke
+from probe.gpt import NO_TAP, Tap
 from probe.interventions import contains_infinity, contains_nan
 from probe.reduction import reduce_value
 from probe.request import Request
@@ -18,21 +19,26 @@ class RecordingTap:
         self.values: dict[str, Tensor] = {}
         self._request = request
         self._edited = request.edits.names
+        self._as_it_is = _kept_as_they_are(request)
+        modules = {name.rpartition(".")[0] for name in (*request.keep, *self._edited)}
+        self._prefixes = modules | {".".join(module.split(".")[:2]) for module in modules}  # blocks.0 for blocks.0.attn
         self._copied_from: torch.device | None = None
 
     def wants(self, name: str) -> bool:
         """Whether the value is kept or changed."""
         return name in self._request.keep or name in self._edited
 
-    def scope(self, prefix: str) -> "ScopedTap":
-        """The same tap for a module whose names begin with `prefix`."""
-        return ScopedTap(self, prefix)
+    def scope(self, prefix: str) -> Tap:
+        """The same tap for a module whose names begin with `prefix`; none at all if nothing there is kept or changed."""
+        return ScopedTap(self, prefix) if prefix in self._prefixes else NO_TAP
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
         """Change, then keep."""
         if name in self._edited:
             value = self._request.edits.apply(name, value)
-        if name in self._request.keep:
+        if name in self._as_it_is:
+            self.values[name] = value
+        elif name in self._request.keep:
             value = self._keep(name, value)
         return value
 
@@ -98,6 +104,15 @@ class RecordingTap:
         return torch.ones(shape, dtype=torch.bool, device=device) if real is None else real
 
 
+def _kept_as_they_are(request: Request) -> frozenset[str]:
+    """Names of values that are kept whole and unchanged. At a few tokens a pass is quick, and hundreds of them go by."""
+    padded = min(request.lengths) < max(request.lengths)
+    if padded or request.grad or request.dtype is not None or request.device is not None:
+        return frozenset()
+    whole = {name for name, selection in request.keep.items() if selection.is_everything}
+    return frozenset(whole - set(request.reductions))
+
+
 class ScopedTap:
     """A tap that puts a prefix before every name."""
 
@@ -108,9 +123,9 @@ class ScopedTap:
         """Whether the value is wanted, under its full name."""
         return self._tap.wants(f"{self._prefix}.{name}")
 
-    def scope(self, prefix: str) -> "ScopedTap":
+    def scope(self, prefix: str) -> Tap:
         """One level further in."""
-        return ScopedTap(self._tap, f"{self._prefix}.{prefix}")
+        return self._tap.scope(f"{self._prefix}.{prefix}")
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
         """Hand on, under the full name."""

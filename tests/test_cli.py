@@ -1,14 +1,17 @@
 """The command line, on tiny models in folders: what it prints, where, and with which exit code."""
 
+import io
 import json
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import tokenizers
 import torch
+from rich.console import Console
 from tokenizers import decoders, models, pre_tokenizers
 from typer.testing import CliRunner
 
@@ -16,7 +19,9 @@ import probe.cli._story
 import probe.cli._tour
 from probe.catalogue import DEFAULT_MODEL
 from probe.cli import app
+from probe.cli._terminal import show_section
 from probe.config import GPTConfig
+from probe.figures.page import Chip, PageSection, Table
 from probe.gpt import GPT, Attention
 from probe.recording import Recording, record
 from probe.tokens import Tokenizer
@@ -123,6 +128,16 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(run, folder, arguments,
 
 def test_markup_in_a_mistake_is_shown_as_it_is(run):
     assert "'[red]x[/red]'" in run("models", "remove", "[red]x[/red]").stderr
+
+
+def test_markup_in_a_section_is_shown_as_it_is():
+    evil = "[red]x[/red]"
+    section = PageSection(
+        evil, evil, [evil], [Chip(evil, 1, 2)], table=Table((evil, "n"), [(evil, "1")]), remarks=[evil]
+    )
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    show_section(console, replace(section, code=[evil]))
+    assert console.file.getvalue().count(evil) == 8
 
 
 def test_an_interruption_ends_quietly_with_130(run, folder, monkeypatch):

@@ -80,6 +80,7 @@ def test_the_lens_heatmap_shows_ranks_on_a_log_scale_from_one(readout, prompt):
     assert isinstance(heatmap.z, np.ndarray) and heatmap.z.dtype == np.float32
     np.testing.assert_allclose(10**heatmap.z, readout.final_ranks[:, prompt, :length].numpy(), rtol=1e-5)
     assert (heatmap.zmin, heatmap.zmax) == (0.0, math.log10(50))
+    assert heatmap.colorscale[0][1] == THEMES["light"].sequential[-1]  # rank 1 has the strongest colour
     first = readout.texts[int(readout.top_tokens[2, prompt, 1, 0])]
     assert token_label(first, longest=9) in heatmap.text[2][1]
 
