@@ -1,0 +1,60 @@
+"""What every method checks of its inputs, and the words it lists."""
+
+from collections.abc import Iterable, Sequence
+
+from probe.errors import BadPrompt, DifferentModel, SiteNotRecorded, check_index
+from probe.gpt import GPT
+from probe.provenance import fingerprint
+from probe.recording import Recording
+from probe.sites import describe_site
+
+
+def check_same_model(model: GPT, recording: Recording) -> None:
+    """Raise DifferentModel unless the recording was made with this model, weights unchanged."""
+    if recording.manifest["fingerprint"] != fingerprint(model):
+        theirs, ours = recording.manifest["model"], model.name
+        between = (
+            f"of {theirs!r}, not of {ours!r}" if theirs != ours else f"of {ours!r} before its weights were changed"
+        )
+        raise DifferentModel(f"this recording is {between}; record again with the model at hand")
+
+
+def check_not_reduced(recording: Recording, site: str) -> None:
+    """Raise SiteNotRecorded if only a mean or the like of this site was kept, so that no prompt has a value."""
+    for name in recording.manifest["arguments"]["reduce"]:
+        if describe_site(name) is describe_site(site):
+            raise SiteNotRecorded(
+                f"{site!r} was reduced over prompts, so no prompt has a value; record it with reduce=None"
+            )
+
+
+def token_ids(model: GPT, tokens: Sequence[str | int]) -> list[int]:
+    """Ids of tokens given as text (" Paris") or as ids.
+
+    Raises:
+        BadPrompt: a text that is not one token (the message shows its pieces), or text to a model without tokenizer.
+        OutOfRange: an id outside the vocabulary.
+    """
+    return [_token_id(model, token) for token in ([tokens] if isinstance(tokens, str) else tokens)]
+
+
+def token_texts(model: GPT, ids: Iterable[int]) -> dict[int, str]:
+    """The text of each token; without a tokenizer its id in brackets."""
+    ids = sorted(set(ids))
+    texts = [f"[{token}]" for token in ids] if model.tokenizer is None else model.tokenizer.str_tokens(ids)
+    return dict(zip(ids, texts, strict=True))
+
+
+def texts_of(recording: Recording) -> list[list[str]]:
+    """The text of each token of each prompt; its position in brackets where the pass began without tokens."""
+    if recording.str_tokens is not None:
+        return recording.str_tokens
+    return [[f"[{position}]" for position in range(length)] for length in recording.lengths.tolist()]
+
+
+def _token_id(model: GPT, token: str | int) -> int:
+    if not isinstance(token, str):
+        return check_index("token id", token, model.config.d_vocab, owner="this model's vocabulary")
+    if model.tokenizer is None:
+        raise BadPrompt(f"token {token!r}: this model has no tokenizer; give its id")
+    return model.tokenizer.token_id(token)

@@ -1,0 +1,90 @@
+"""The distribution behind the next token: the likeliest candidates, and how much is left for all others."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.errors import OutOfRange, SiteNotRecorded, check_index
+from probe.gpt import GPT, at_least_float32
+from probe.methods._inputs import check_same_model, token_texts
+from probe.recording import Recording
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True, eq=False)
+class NextTokens:
+    """What the model expects after one position of one prompt."""
+
+    tokens: Int[Tensor, " top"]
+    """Ids, the likeliest first."""
+    texts: list[str]
+    probabilities: Float[Tensor, " top"]
+    """0 to 1."""
+    logits: Float[Tensor, " top"]
+    """Raw, as the model gives them; only their differences mean something."""
+    entropy: float
+    """Of the whole distribution, in nats."""
+    d_vocab: int
+    manifest: Mapping[str, Any]
+    """Where the numbers come from."""
+
+    @property
+    def rest(self) -> float:
+        """The probability of all tokens that are not listed."""
+        return max(0.0, 1.0 - float(self.probabilities.sum()))
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per token: rank, token, id, probability, raw logit."""
+        import pandas  # half a second that only tables need
+
+        columns = {
+            "rank": range(1, len(self.texts) + 1),
+            "token": self.texts,
+            "token_id": self.tokens.tolist(),
+            "probability": self.probabilities.tolist(),
+            "logit": self.logits.tolist(),
+        }
+        return pandas.DataFrame(columns)
+
+
+def next_tokens(model: GPT, recording: Recording, *, prompt: int = 0, position: int = -1, top: int = 10) -> NextTokens:
+    """The `top` likeliest tokens after one position of one prompt; a vocabulary of fewer is listed whole.
+
+    Raises:
+        DifferentModel: the recording is of another model.
+        SiteNotRecorded: logits were not kept, or not at this position.
+        OutOfRange: no such prompt or position, or `top` below 1.
+    """
+    check_same_model(model, recording)
+    if top < 1:
+        raise OutOfRange(f"top={top}: expected at least 1")
+    logits = at_least_float32(recording["logits"])
+    prompt = check_index("prompt", prompt, len(recording.lengths), owner="this recording")
+    position = check_index("position", position, int(recording.lengths[prompt]), owner=f"prompt {prompt}")
+    row = logits[prompt, _column(recording, prompt, position)].detach()
+    log_probs = row.log_softmax(-1)
+    best = log_probs.topk(min(top, len(row)))
+    return NextTokens(
+        tokens=best.indices.cpu(),
+        texts=list(map(token_texts(model, best.indices.tolist()).__getitem__, best.indices.tolist())),
+        probabilities=best.values.exp().cpu(),
+        logits=row[best.indices].cpu(),
+        entropy=float(-(log_probs.exp() * log_probs).sum()),
+        d_vocab=len(row),
+        manifest={**recording.manifest, "method": "next tokens", "prompt": prompt, "position": position},
+    )
+
+
+def _column(recording: Recording, prompt: int, position: int) -> int:
+    """Where a position stands among those kept."""
+    if recording.positions is None:
+        return position
+    kept = recording.positions[prompt].tolist()
+    if position not in kept:
+        raise SiteNotRecorded(f"position {position} was not kept (kept: {kept}); record it with positions=[{position}]")
+    return kept.index(position)
