@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import tokenizers
@@ -133,11 +132,20 @@ def test_markup_in_a_mistake_is_shown_as_it_is(run):
 def test_markup_in_a_section_is_shown_as_it_is():
     evil = "[red]x[/red]"
     section = PageSection(
-        evil, evil, [evil], [Chip(evil, 1, 2)], table=Table((evil, "n"), [(evil, "1")]), remarks=[evil]
+        evil, evil, [evil], [Chip(evil, 1, 2)], table=Table((evil, "n"), [(evil, "1")]), remarks=[evil], code=[evil]
     )
     console = Console(file=io.StringIO(), width=80, highlight=False)
-    show_section(console, replace(section, code=[evil]))
+    show_section(console, section)
     assert console.file.getvalue().count(evil) == 8
+    assert f"{evil} [1] 2" in console.file.getvalue()
+
+
+def test_tokens_stand_in_columns_that_fit_the_width():
+    console = Console(file=io.StringIO(), width=40, highlight=False)
+    show_section(console, PageSection("h", "t", chips=[Chip("x" * (1 + n % 3), n, 100 * n) for n in range(20)]))
+    lines = console.file.getvalue().splitlines()[3:]
+    assert max(map(len, lines)) <= 40 and len(lines) < 12
+    assert re.findall(r"x+ \[(\d+)\] (\d+)", " ".join(lines)) == [(str(n), str(100 * n)) for n in range(20)]
 
 
 def test_an_interruption_ends_quietly_with_130(run, folder, monkeypatch):
@@ -149,13 +157,14 @@ def test_an_interruption_ends_quietly_with_130(run, folder, monkeypatch):
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
 
 
-def test_help_of_the_installed_command_needs_no_heavy_module():
+@pytest.mark.parametrize(("command", "printed"), [("--help", "Commands"), ("models", "Apache-2.0")])
+def test_what_computes_nothing_loads_no_heavy_module(command, printed):
     code = (
-        "import sys; from probe.cli import app\ntry: app(['--help'])\nexcept SystemExit: pass\n"
+        f"import sys; from probe.cli import app\ntry: app([{command!r}])\nexcept SystemExit: pass\n"
         "print({'pandas', 'plotly', 'transformers', 'gguf', 'huggingface_hub'} & set(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "set()" and "Commands" in done.stdout
+    assert done.stderr.strip() == "set()" and printed in done.stdout
 
 
 # record

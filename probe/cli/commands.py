@@ -1,0 +1,316 @@
+"""The commands. Results go to stdout, progress and errors to stderr; heavy modules load when a command needs them.
+
+Exit codes: 0 all is well, 1 a check failed, 2 bad input, 130 interrupted.
+"""
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from probe.errors import NotSaved, OutOfRange, ProbeError, UnknownName
+
+HELP = ("-h", "--help")
+
+
+class Commands(TyperGroup):
+    """Turns what a user can get wrong into one line and an exit code, never a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except ProbeError as error:
+            _say_error(str(error))
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            raise typer.Exit(130) from error
+
+
+class ModelCommands(Commands):
+    """Without a command, lists."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """`probe models --json` is `probe models list --json`."""
+        asks_for_help = any(option in args for option in HELP)
+        only_options = all(argument.startswith("-") for argument in args)
+        return super().parse_args(ctx, ["list", *args] if only_options and not asks_for_help else args)
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Look inside a GPT: record every value of a pass, and see what it says.",
+    epilog="Begin with: probe tour",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": list(HELP)},
+)
+models_app = typer.Typer(
+    cls=ModelCommands,
+    help="The models known by name: list, fetch, remove.",
+    epilog="Example: probe models fetch smollm2-135m-instruct-q4_1",
+)
+app.add_typer(models_app, name="models")
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", show_default=False,
+        help="A name that `probe models` lists, a folder, a .gguf file, or a name on the Hugging Face Hub.",
+    ),
+]  # fmt: skip
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def main() -> None:
+    """The entry point of `probe`."""
+    app()
+
+
+@app.command(epilog="Example: probe tour --prompt 'The Eiffel Tower stands in the city of' --watch ' Paris'")
+def tour(
+    model: Model = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt",
+            "-p",
+            help="The text to continue. Without: one about Mary, John and a drink.",
+            show_default=False,
+        ),
+    ] = None,
+    watch: Annotated[
+        list[str] | None,
+        typer.Option("--watch", help="A token to follow through the layers, such as ' Paris'; may be repeated."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page with figures.")] = Path("out/tour"),
+    as_json: AsJson = False,
+) -> None:
+    """See one prediction from the inside: tokens, candidates, layers, heads, costs. Writes a page with figures."""
+    from probe.cli._terminal import messages, output, show_section, show_words
+    from probe.cli._tour import PROMPT, take_tour, tour_as_json
+
+    page = out / "index.html"
+    _check_writable(page)
+    with messages().status("starting") as status:
+        loaded, load_seconds = _load(model, status)
+        found = take_tour(
+            loaded, PROMPT if prompt is None else prompt, watch=watch, load_seconds=load_seconds, say=status.update
+        )
+        status.update("drawing the page")
+        from probe.cli._story import TITLE, lead, sections
+        from probe.figures.page import html_page
+
+        stops = sections(found, model)
+        _write(page, html_page(TITLE, lead(found), stops))
+    if as_json:
+        _print_json({**tour_as_json(found), "page": str(page)})
+        return
+    console = output()
+    console.rule(TITLE, characters="━")
+    show_words(console, lead(found))
+    for stop in stops[:-1]:
+        show_section(console, stop)
+    show_words(console, [f"All of it with figures to hover over, in one file that opens in any browser: {page}"])
+    show_section(console, stops[-1])
+
+
+@app.command(epilog="Example: probe record 'The capital of France is' --sites pattern,z --layers 0-3 --out out/france")
+def record(
+    text: Annotated[str, typer.Argument(help="The prompt.")],
+    model: Model = None,
+    sites: Annotated[
+        str | None, typer.Option("--sites", help="Values to keep, as in 'resid_post,pattern'. Without: every one.")
+    ] = None,
+    layers: Annotated[str | None, typer.Option("--layers", help="Of these layers only, as in '3' or '0-4,9'.")] = None,
+    positions: Annotated[
+        str | None, typer.Option("--positions", help="Only these positions, as in '0,5' or '-1' for the last.")
+    ] = None,
+    document_start: Annotated[
+        bool, typer.Option(help="Put the model's document separator first.", show_default=True)
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Save the recording in this folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run one prompt and keep the values asked for; probe.Recording.load reads back what --out saves."""
+    from probe.cli._results import recording_as_json, show_recording
+    from probe.cli._terminal import messages
+    from probe.plan import plan_recording
+    from probe.recording import record as record_values
+
+    arguments: dict[str, Any] = {
+        "sites": _names("sites", sites),
+        "layers": _numbers("layers", layers),
+        "positions": _numbers("positions", positions),
+        "document_start": document_start,
+    }
+    with messages().status("starting") as status:
+        loaded, _ = _load(model, status)
+        plan = plan_recording(loaded, text, **arguments)
+        status.update(f"recording {plan}")
+        begin = time.perf_counter()
+        recording = record_values(loaded, text, **arguments)
+        seconds = time.perf_counter() - begin
+        if out is not None:
+            recording.save(out)
+    if as_json:
+        _print_json(recording_as_json(recording, plan, seconds, out))
+    else:
+        show_recording(recording, plan, seconds, out)
+
+
+@app.command(epilog="Example: probe check, or: probe check path/to/model --no-hugging-face")
+def check(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="As --model of the other commands. Without: the default model.", show_default=False),
+    ] = None,
+    hugging_face: Annotated[
+        bool, typer.Option(help="Also run the same files through Hugging Face, where transformers can read them.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the identities that hold for any GPT on this one. Exit code 1 if one fails."""
+    from probe.cli._results import report_as_json, show_report
+    from probe.cli._terminal import messages
+    from probe.methods.check import check_model
+
+    with messages().status("starting") as status:
+        loaded, _ = _load(model, status)
+        report = check_model(loaded, source=_source_of(model) if hugging_face else None, say=status.update)
+    if as_json:
+        _print_json(report_as_json(report))
+    else:
+        show_report(report)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@models_app.command("list", epilog="Example: probe models --json")
+def list_models(as_json: AsJson = False) -> None:
+    """What is known, cached or not, with licence and size; `probe models` alone does this too."""
+    from probe.catalogue import DEFAULT_MODEL, cache_folder, cached_size, is_cached, known_models
+    from probe.cli._results import show_models
+
+    found = [
+        {
+            "name": known.name, "default": known.name == DEFAULT_MODEL, "cached": is_cached(known.name),
+            "cached_bytes": cached_size(known.name), "licence": known.licence, "parameters": known.parameters,
+            "bytes": known.size, "description": known.description, "source": known.source,
+        }
+        for known in known_models()
+    ]  # fmt: skip
+    if as_json:
+        _print_json({"cache": str(cache_folder()), "models": found})
+    else:
+        show_models(found, str(cache_folder()))
+
+
+@models_app.command(epilog="Example: probe models fetch smollm2-135m-instruct-q4_1")
+def fetch(name: Annotated[str, typer.Argument(help="As `probe models` lists it.")]) -> None:
+    """Download a model into the cache, unless it is there. Prints where it is."""
+    from probe.catalogue import fetch as fetch_model
+
+    typer.echo(fetch_model(name))
+
+
+@models_app.command(epilog="Example: probe models remove smollm2-135m-instruct-q4_1")
+def remove(name: Annotated[str, typer.Argument(help="As `probe models` lists it.")]) -> None:
+    """Delete a model from the cache."""
+    from probe.catalogue import cache_folder
+    from probe.catalogue import remove as remove_model
+
+    freed = remove_model(name)
+    typer.echo(f"{name}: freed {freed / 1e6:,.0f} MB" if freed else f"{name}: was not in the cache ({cache_folder()})")
+
+
+def _load(source: str | None, status: Any) -> tuple[Any, float]:
+    """The model, and the seconds that its weights took; a download in between draws its own bar and is not counted."""
+    from probe.catalogue import DEFAULT_MODEL, is_cached, known_models
+    from probe.catalogue import fetch as fetch_model
+
+    name = DEFAULT_MODEL if source is None else source
+    if any(known.name == name for known in known_models()) and not Path(name).exists() and not is_cached(name):
+        status.stop()
+        fetch_model(name)
+        status.start()
+    status.update(f"loading {name}")
+    begin = time.perf_counter()
+    from probe.weights import load_model
+
+    return load_model(source), time.perf_counter() - begin
+
+
+def _source_of(model: str | None) -> str:
+    from probe.catalogue import DEFAULT_MODEL
+
+    return DEFAULT_MODEL if model is None else model
+
+
+def _names(option: str, given: str | None) -> list[str] | None:
+    """'a,b' -> ['a', 'b']."""
+    if given is None:
+        return None
+    found = [name.strip() for name in given.split(",") if name.strip()]
+    if not found:
+        raise UnknownName(f"--{option} {given!r} names nothing; leave it out to mean all")
+    return found
+
+
+def _numbers(option: str, given: str | None) -> list[int] | None:
+    """'0-4,9' -> [0, 1, 2, 3, 4, 9]; '-1' is the last."""
+    if given is None:
+        return None
+    return [number for part in (_names(option, given) or []) for number in _range(option, part)]
+
+
+def _range(option: str, part: str) -> range:
+    found = re.fullmatch(r"(-?\d+)(?:-(\d+))?", part)
+    if found is None:
+        raise OutOfRange(
+            f"--{option}: {part!r} is neither a number nor a range; expected something like '3' or '0-4,9'"
+        )
+    first, last = int(found[1]), int(found[2] or found[1])
+    if last < first:
+        raise OutOfRange(f"--{option}: the range {part!r} ends before it begins")
+    return range(first, last + 1)
+
+
+def _print_json(value: Any) -> None:
+    """One JSON document on stdout; NaN has no JSON, so it may not occur."""
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def _check_writable(page: Path) -> None:
+    """Raise before anything is loaded, rather than after."""
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotSaved(f"cannot write into {page.parent}: {error.strerror}") from error
+    if not os.access(page.parent, os.W_OK) or page.is_dir():
+        raise NotSaved(f"cannot write {page}")
+
+
+def _write(page: Path, text: str) -> None:
+    """Whole or not at all: beside its place first, then moved there."""
+    part = page.with_name(f".{page.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, page)
+    except OSError as error:
+        raise NotSaved(f"cannot write {page}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _say_error(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, highlight=False).print(Text(f"error: {message}", style="red"), soft_wrap=True)
