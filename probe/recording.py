@@ -180,7 +180,7 @@ class Recording:
             raise BrokenFile(f"{folder}: a saved result, but not a recording")
         try:
             return cls._from_saved(tensors, manifest)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, IndexError) as error:  # IndexError: an OutOfRange of the config
             raise BrokenFile(f"{folder}: its manifest was changed: {type(error).__name__}: {error}") from error
 
     @classmethod

@@ -28,7 +28,11 @@ def save_result(folder: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
         NotSaved: the folder holds something already, or cannot be written (no right, no space).
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise NotSaved(f"cannot look into {folder}: {error.strerror}") from error
+    if taken:
         raise NotSaved(f"{folder} exists and is not empty; nothing was written. Choose another folder or remove it")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
