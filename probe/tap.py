@@ -29,7 +29,7 @@ class RecordingTap:
         return name in self._request.keep or name in self._edited
 
     def scope(self, prefix: str) -> Tap:
-        """The same tap for a module whose names begin with `prefix`; none at all if nothing there is kept or changed."""
+        """The same tap for a module whose names begin with `prefix`; none at all if nothing there is wanted."""
         return ScopedTap(self, prefix) if prefix in self._prefixes else NO_TAP
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class RecordingTap:
 
 
 def _kept_as_they_are(request: Request) -> frozenset[str]:
-    """Names of values that are kept whole and unchanged. At a few tokens a pass is quick, and hundreds of them go by."""
+    """Names of values that are kept whole and unchanged. At a few tokens a pass is quick, and hundreds go by."""
     padded = min(request.lengths) < max(request.lengths)
     if padded or request.grad or request.dtype is not None or request.device is not None:
         return frozenset()

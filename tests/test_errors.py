@@ -1,16 +1,14 @@
-"""Every mistake brings an error that says what came, what was expected and the nearest right thing, before anything runs
-where it can be known beforehand; nothing is half done."""
+"""Every mistake brings an error that says what came, what was expected and the nearest right thing: before anything
+runs where it can be known beforehand, else when it shows. Nothing is half done."""
 
 import errno
 import json
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.tiny import GPT2, LLAMA, tiny_model, tiny_tokens
 
 import probe
 from probe import GPTConfig, Recording, RotaryScaling, record
@@ -19,7 +17,6 @@ from probe.errors import (
     BadPrompt,
     BadShape,
     BrokenFile,
-    FetchFailed,
     NotSaved,
     NumbersBroke,
     OutOfRange,
@@ -29,6 +26,7 @@ from probe.errors import (
     UnsupportedModel,
 )
 from probe.gpt import GPT
+from tests.tiny import LLAMA, tiny_model, tiny_tokens
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -36,6 +34,8 @@ TOKENS = tiny_tokens()
 RAGGED = [[1, 2, 3], [4, 5]]
 SIZES = {"n_layers": 1, "d_model": 8, "n_heads": 2, "d_head": 4, "d_mlp": 8, "d_vocab": 9, "n_ctx": 8}
 ROTARY = SIZES | {"positions": "rotary"}
+DYNAMIC = RotaryScaling("dynamic", factor=2.0, original_n_ctx=2)
+NARROW = RotaryScaling("longrope", factor=2.0, original_n_ctx=4, short_factor=(1.0,), long_factor=(1.0, 2.0))
 
 # What is wrong with a call -> the call (of m: a tiny Llama), the error, and what its message names.
 BEFORE_ANYTHING_RUNS: dict[str, tuple[Callable[[GPT], Any], type[ProbeError], list[str]]] = {
@@ -67,11 +67,14 @@ BEFORE_ANYTHING_RUNS: dict[str, tuple[Callable[[GPT], Any], type[ProbeError], li
     "bytes": (lambda m: record(m, b"abc"), BadShape, ["bytes", "text"]),
     "numbers and texts mixed": (lambda m: record(m, [1, "a"]), BadShape, ["prompt 1", "text or a list"]),
     "long and short prompts, angles that depend on length": (
-        lambda m: record(GPT(GPTConfig(**ROTARY, rotary_scaling=RotaryScaling("dynamic", 2.0, original_n_ctx=2))), RAGGED),
+        lambda m: record(GPT(GPTConfig(**ROTARY, rotary_scaling=DYNAMIC)), RAGGED),
         BadPrompt, ["2 to 3 tokens", "'dynamic'", "apart"],
     ),
     # Sites, layers, positions, heads
-    "misspelt site": (lambda m: record(m, TOKENS, sites=["patern"]), UnknownName, ["'patern'", "did you mean 'pattern'"]),
+    "misspelt site": (
+        lambda m: record(m, TOKENS, sites=["patern"]),
+        UnknownName, ["'patern'", "did you mean 'pattern'"],
+    ),
     "misspelt full name": (
         lambda m: record(m, TOKENS, sites="blocks.1.hook_resid_psot"), UnknownName, ["'blocks.1.hook_resid_post'"],
     ),
@@ -84,10 +87,12 @@ BEFORE_ANYTHING_RUNS: dict[str, tuple[Callable[[GPT], Any], type[ProbeError], li
     "layer that is no number": (lambda m: record(m, TOKENS, layers="all"), OutOfRange, ["'all'", "integer"]),
     "layers none": (lambda m: record(m, TOKENS, layers=[]), ProbeError, ["layers=[]", "leave layers out"]),
     "layer not run": (
-        lambda m: record(m, TOKENS, sites="z", layers=2, stop_after_layer=1), OutOfRange, ["blocks.2.attn.hook_z", "not computed"],
+        lambda m: record(m, TOKENS, sites="z", layers=2, stop_after_layer=1),
+        OutOfRange, ["blocks.2.attn.hook_z", "not computed"],
     ),
     "site after the stop": (
-        lambda m: record(m, TOKENS, sites="ln_final.scale", layers=0, stop_after_layer=1), OutOfRange, ["ln_final", "not computed"],
+        lambda m: record(m, TOKENS, sites="ln_final.scale", layers=0, stop_after_layer=1),
+        OutOfRange, ["ln_final", "not computed"],
     ),
     "full name outside layers": (
         lambda m: record(m, TOKENS, sites="blocks.1.attn.hook_z", layers=2), UnknownName, ["layer 1", "layers=[2]"],
@@ -97,26 +102,46 @@ BEFORE_ANYTHING_RUNS: dict[str, tuple[Callable[[GPT], Any], type[ProbeError], li
         lambda m: record(m, RAGGED, positions=[0, 2]), OutOfRange, ["position 2", "prompt 1 has positions 0 to 1"],
     ),
     "float position": (lambda m: record(m, TOKENS, positions=1.0), OutOfRange, ["1.0", "integer"]),
-    "float tensor of positions": (lambda m: record(m, TOKENS, positions=torch.tensor([1.5])), OutOfRange, ["1.5", "integer"]),
-    "mask as positions": (lambda m: record(m, TOKENS, positions=torch.tensor([True] * 9)), OutOfRange, ["True", "integer"]),
+    "float tensor of positions": (
+        lambda m: record(m, TOKENS, positions=torch.tensor([1.5])),
+        OutOfRange, ["1.5", "integer"],
+    ),
+    "mask as positions": (
+        lambda m: record(m, TOKENS, positions=torch.tensor([True] * 9)),
+        OutOfRange, ["True", "integer"],
+    ),
+    "column as positions": (lambda m: record(m, TOKENS, positions=torch.ones(2, 1).int()), OutOfRange, ["integer"]),
     "table as positions": (lambda m: record(m, TOKENS, positions=np.ones((2, 1), int)), OutOfRange, ["[1]", "integer"]),
     "head too large": (lambda m: record(m, TOKENS, sites="z", heads=4), OutOfRange, ["head 4", "heads 0 to 3"]),
     "query head of keys": (
         lambda m: record(m, TOKENS, sites="k", heads=3), OutOfRange, ["head 3", "heads 0 to 1", "key/value head 1"],
     ),
-    "heads of what has none": (lambda m: record(m, TOKENS, sites="mlp_out", heads=0), UnknownName, ["heads=[0]", "none"]),
+    "heads of what has none": (
+        lambda m: record(m, TOKENS, sites="mlp_out", heads=0),
+        UnknownName, ["heads=[0]", "none"],
+    ),
     # How and where it is kept
     "unknown dtype": (lambda m: record(m, TOKENS, dtype="float61"), UnknownName, ["'float61'", "'float16'"]),
     "integer dtype": (lambda m: record(m, TOKENS, dtype=torch.int32), UnknownName, ["'int32'", "float32"]),
     "unknown device": (lambda m: record(m, TOKENS, device="cdua"), UnknownName, ["'cdua'", "did you mean 'cuda'"]),
     "device without memory": (lambda m: record(m, TOKENS, device="meta"), UnknownName, ["'meta'", "cpu, cuda, mps"]),
-    "device that is not here": (lambda m: record(m, TOKENS, device="cuda:77"), OutOfRange, ["'cuda:77'", "'cpu' works"]),
-    "unknown reduction": (lambda m: record(m, TOKENS, reduce={"z": "maen"}), UnknownName, ["'maen'", "did you mean 'mean'"]),
+    "device that is not here": (
+        lambda m: record(m, TOKENS, device="cuda:77"),
+        OutOfRange, ["'cuda:77'", "'cpu' works"],
+    ),
+    "unknown reduction": (
+        lambda m: record(m, TOKENS, reduce={"z": "maen"}),
+        UnknownName, ["'maen'", "did you mean 'mean'"],
+    ),
     "reduction of an unknown site": (lambda m: record(m, TOKENS, reduce={"zz": "mean"}), UnknownName, ["'zz'", "'z'"]),
     "reduction without site": (lambda m: record(m, TOKENS, reduce="mean"), UnknownName, ["'mean'", "{'z': 'mean'}"]),
-    "graph of a copy": (lambda m: record(m, TOKENS, grad=True, dtype="float16"), ProbeError, ["grad=True", "leave out"]),
+    "graph of a copy": (
+        lambda m: record(m, TOKENS, grad=True, dtype="float16"),
+        ProbeError, ["grad=True", "leave out"],
+    ),
     "graph in inference mode": (
-        lambda m: torch.inference_mode()(lambda: record(m, TOKENS, grad=True))(), ProbeError, ["inference_mode", "leave"],
+        lambda m: torch.inference_mode()(lambda: record(m, TOKENS, grad=True))(),
+        ProbeError, ["inference_mode", "leave"],
     ),
     # Which layers are run
     "start without residual stream": (
@@ -142,9 +167,13 @@ BEFORE_ANYTHING_RUNS: dict[str, tuple[Callable[[GPT], Any], type[ProbeError], li
     "start too late": (lambda m: record(m, torch.ones(1, 2, 32), start_at_layer=3), OutOfRange, ["layer 3", "0 to 2"]),
     "stop too late": (lambda m: record(m, TOKENS, stop_after_layer=99), OutOfRange, ["layer 99", "layers 0 to 2"]),
     "stop before start": (
-        lambda m: record(m, torch.ones(1, 2, 32), start_at_layer=2, stop_after_layer=1), OutOfRange, ["stop_after_layer=1"],
+        lambda m: record(m, torch.ones(1, 2, 32), start_at_layer=2, stop_after_layer=1),
+        OutOfRange, ["stop_after_layer=1"],
     ),
-    "float start": (lambda m: record(m, torch.ones(1, 2, 32), start_at_layer=1.0), OutOfRange, ["layer 1.0", "integer"]),
+    "float start": (
+        lambda m: record(m, torch.ones(1, 2, 32), start_at_layer=1.0),
+        OutOfRange, ["layer 1.0", "integer"],
+    ),
     # Interventions
     "intervention at a misspelt site": (
         lambda m: record(m, TOKENS, interventions=probe.zero("patern")), UnknownName, ["did you mean 'pattern'"],
@@ -156,10 +185,12 @@ BEFORE_ANYTHING_RUNS: dict[str, tuple[Callable[[GPT], Any], type[ProbeError], li
         lambda m: record(m, TOKENS, interventions=probe.zero("z", heads=4)), OutOfRange, ["head 4", "heads 0 to 3"],
     ),
     "intervention at a query head of keys": (
-        lambda m: record(m, TOKENS, interventions=probe.zero("v", heads=2)), OutOfRange, ["query head 2 reads key/value head 1"],
+        lambda m: record(m, TOKENS, interventions=probe.zero("v", heads=2)),
+        OutOfRange, ["query head 2 reads key/value head 1"],
     ),
     "intervention at no such position": (
-        lambda m: record(m, RAGGED, interventions=probe.zero("z", positions=2)), OutOfRange, ["prompt 1 has positions 0 to 1"],
+        lambda m: record(m, RAGGED, interventions=probe.zero("z", positions=2)),
+        OutOfRange, ["prompt 1 has positions 0 to 1"],
     ),
     "intervention at no such row": (
         lambda m: record(m, RAGGED, interventions=probe.zero("z", rows=2)), OutOfRange, ["row 2", "rows 0 to 1"],
@@ -173,27 +204,43 @@ BEFORE_ANYTHING_RUNS: dict[str, tuple[Callable[[GPT], Any], type[ProbeError], li
         BadIntervention, ["touch nothing", "hook_embed"],
     ),
     "intervention at a layer of what has none": (
-        lambda m: record(m, TOKENS, interventions=probe.zero("embed", layer=0)), OutOfRange, ["outside the layers", "leave layer out"],
+        lambda m: record(m, TOKENS, interventions=probe.zero("embed", layer=0)),
+        OutOfRange, ["outside the layers", "leave layer out"],
     ),
-    "intervention at no heads": (lambda m: record(m, TOKENS, interventions=probe.zero("z", heads=[])), ProbeError, ["heads=[]"]),
+    "intervention at no heads": (
+        lambda m: record(m, TOKENS, interventions=probe.zero("z", heads=[])),
+        ProbeError, ["heads=[]"],
+    ),
     "operand that does not fit": (
-        lambda m: record(m, TOKENS, interventions=probe.add("z", torch.ones(7))), BadIntervention, ["(7,)", "(2, 9, 4, 8)", "batch pos head d_head"],
+        lambda m: record(m, TOKENS, interventions=probe.add("z", torch.ones(7))),
+        BadIntervention, ["(7,)", "(2, 9, 4, 8)", "batch pos head d_head"],
     ),
     "operand that would enlarge": (
-        lambda m: record(m, TOKENS, interventions=probe.replace("z", torch.ones(3, 9, 4, 8), layer=0)), BadIntervention, ["(3, 9, 4, 8)", "(2, 9, 4, 8)"],
+        lambda m: record(m, TOKENS, interventions=probe.replace("z", torch.ones(3, 9, 4, 8), layer=0)),
+        BadIntervention, ["(3, 9, 4, 8)", "(2, 9, 4, 8)"],
     ),
     "function as intervention": (
-        lambda m: record(m, TOKENS, interventions=[torch.relu]), BadIntervention, ["builtin_function", "edit, zero, add"],
+        lambda m: record(m, TOKENS, interventions=[torch.relu]),
+        BadIntervention, ["builtin_function", "edit, zero, add"],
     ),
-    "no interventions": (lambda m: record(m, TOKENS, interventions=None), BadIntervention, ["NoneType", "edit, zero, add"]),
+    "no interventions": (
+        lambda m: record(m, TOKENS, interventions=None),
+        BadIntervention, ["NoneType", "edit, zero, add"],
+    ),
     "misspelt option": (lambda m: probe.zero("z", head=3), UnknownName, ["'head'", "heads"]),
     "edit by no function": (lambda m: probe.edit("z", 3), BadIntervention, ["int", "function"]),
     "add a word": (lambda m: probe.add("z", "steer"), BadIntervention, ["str", "number or a tensor"]),
-    "add integers": (lambda m: probe.add("z", torch.ones(8, dtype=torch.int64)), BadIntervention, ["int64", "floating point"]),
+    "add integers": (
+        lambda m: probe.add("z", torch.ones(8, dtype=torch.int64)),
+        BadIntervention, ["int64", "floating point"],
+    ),
     "add NaN": (lambda m: probe.add("z", torch.tensor([torch.nan])), BadIntervention, ["NaN"]),
     "scale by True": (lambda m: probe.scale("z", True), BadIntervention, ["bool", "number"]),
     "project out nothing": (lambda m: probe.project_out("z", torch.zeros(8)), BadIntervention, ["length zero"]),
-    "project out a cube": (lambda m: probe.project_out("z", torch.ones(1, 1, 8)), BadIntervention, ["(1, 1, 8)", "(d,) or (k, d)"]),
+    "project out a cube": (
+        lambda m: probe.project_out("z", torch.ones(1, 1, 8)),
+        BadIntervention, ["(1, 1, 8)", "(d,) or (k, d)"],
+    ),
     # Other functions of a model
     "loss of one token": (lambda m: probe.loss(m, [1]), BadPrompt, ["two tokens"]),
     "plan for a misspelt site": (lambda m: probe.plan_recording(m, TOKENS, sites="zz"), UnknownName, ["'zz'", "'z'"]),
@@ -264,29 +311,46 @@ def with_weight(value: float) -> GPT:
 
 
 WHILE_IT_RUNS: dict[str, tuple[Callable[[GPT], Any], type[ProbeError], list[str]]] = {
-    "an edit returns another shape": (edited(lambda v: v[:, :1]), BadIntervention, ["blocks.1.attn.hook_z", "(2, 1, 4, 8)", "(2, 9, 4, 8)"]),
+    "an edit returns another shape": (
+        edited(lambda v: v[:, :1]),
+        BadIntervention, ["blocks.1.attn.hook_z", "(2, 1, 4, 8)", "(2, 9, 4, 8)"],
+    ),
     "an edit returns NaN": (edited(lambda v: v / 0 * 0), BadIntervention, ["blocks.1.attn.hook_z", "NaN"]),
     "an edit returns nothing": (edited(lambda v: None), BadIntervention, ["NoneType", "expected a tensor"]),
     "an edit returns a number": (edited(lambda v: 3.0), BadIntervention, ["float", "expected a tensor"]),
     "an edit returns an array": (edited(lambda v: v.numpy()), BadIntervention, ["ndarray", "expected a tensor"]),
     "an edit returns another device": (edited(lambda v: v.to("meta")), BadIntervention, ["meta", "expected cpu"]),
-    "an edit returns infinity": (edited(lambda v: v + torch.inf), BadIntervention, ["residual stream", "edit z, layer 1"]),
+    "an edit returns infinity": (
+        edited(lambda v: v + torch.inf),
+        BadIntervention, ["residual stream", "edit z, layer 1"],
+    ),
     "the last norm is divided by zero": (
-        lambda m: record(m, TOKENS, interventions=probe.zero("ln_final.scale")), BadIntervention, ["logits", "zero ln_final.scale"],
+        lambda m: record(m, TOKENS, interventions=probe.zero("ln_final.scale")),
+        BadIntervention, ["logits", "zero ln_final.scale"],
     ),
     "the last norm is divided by zero, without logits": (
-        lambda m: record(m, TOKENS, interventions=probe.zero("ln_final.scale"), logits=False), BadIntervention, ["final norm", "zero ln_final.scale"],
+        lambda m: record(m, TOKENS, interventions=probe.zero("ln_final.scale"), logits=False),
+        BadIntervention, ["final norm", "zero ln_final.scale"],
     ),
     "infinity is added at the end": (
-        lambda m: record(m, TOKENS, interventions=probe.add("resid_post", torch.inf, layer=2)), BadIntervention, ["residual stream", "infinity"],
+        lambda m: record(m, TOKENS, interventions=probe.add("resid_post", torch.inf, layer=2)),
+        BadIntervention, ["residual stream", "infinity"],
     ),
-    "a reduction returns NaN": (lambda m: record(m, TOKENS, reduce={"z": lambda v, real: v.mean() * torch.nan}), BadIntervention, ["NaN", "hook_z"]),
-    "a reduction returns no tensor": (lambda m: record(m, TOKENS, reduce={"z": lambda v, real: 3}), BadShape, ["int", "expected a tensor"]),
+    "a reduction returns NaN": (
+        lambda m: record(m, TOKENS, reduce={"z": lambda v, real: v.mean() * torch.nan}),
+        BadIntervention, ["NaN", "hook_z"],
+    ),
+    "a reduction returns no tensor": (
+        lambda m: record(m, TOKENS, reduce={"z": lambda v, real: 3}),
+        BadShape, ["int", "expected a tensor"],
+    ),
     "a value does not fit float16": (
-        lambda m: record(m, TOKENS, dtype="float16", interventions=probe.add("resid_post", 1e5, layer=2)), NumbersBroke, ["resid_post", "65504", "bfloat16"],
+        lambda m: record(m, TOKENS, dtype="float16", interventions=probe.add("resid_post", 1e5, layer=2)),
+        NumbersBroke, ["resid_post", "65504", "bfloat16"],
     ),
     "float16 overflows at the end": (
-        lambda m: record(m.half(), TOKENS, interventions=[probe.add("resid_post", 6e4, layer=2)] * 2), NumbersBroke, ["float16", "bfloat16 or float32"],
+        lambda m: record(m.half(), TOKENS, interventions=[probe.add("resid_post", 6e4, layer=2)] * 2),
+        NumbersBroke, ["float16", "bfloat16 or float32"],
     ),
     "a weight is NaN": (lambda m: record(with_weight(torch.nan), TOKENS), NumbersBroke, ["logits", "weight"]),
     "a weight is infinite": (lambda m: record(with_weight(torch.inf), TOKENS), NumbersBroke, ["logits", "weight"]),
@@ -323,8 +387,14 @@ def kept() -> Recording:
 
 
 READS: dict[str, tuple[Callable[[Recording], Any], type[ProbeError], list[str]]] = {
-    "layer not kept": (lambda r: r["z", 2], SiteNotRecorded, ["blocks.2.attn.hook_z", "kept: embed, z", "sites=['z'], layers=[2]"]),
-    "site not kept": (lambda r: r["pattern", 0], SiteNotRecorded, ["blocks.0.attn.hook_pattern", "sites=['pattern'], layers=[0]"]),
+    "layer not kept": (
+        lambda r: r["z", 2],
+        SiteNotRecorded, ["blocks.2.attn.hook_z", "kept: embed, z", "sites=['z'], layers=[2]"],
+    ),
+    "site not kept": (
+        lambda r: r["pattern", 0],
+        SiteNotRecorded, ["blocks.0.attn.hook_pattern", "sites=['pattern'], layers=[0]"],
+    ),
     "logits not kept": (lambda r: r.logits, SiteNotRecorded, ["logits=False"]),
     "misspelt": (lambda r: r["blocks.0.attn.hook_zz"], UnknownName, ["blocks.0.attn.hook_z'"]),
     "no such layer": (lambda r: r["z", 3], OutOfRange, ["layer 3", "layers 0 to 2"]),
@@ -332,7 +402,10 @@ READS: dict[str, tuple[Callable[[Recording], Any], type[ProbeError], list[str]]]
     "layer that is no number": (lambda r: r["z", "0"], OutOfRange, ["'0'", "integer"]),
     "number": (lambda r: r[0], UnknownName, ["site 0", "such as 'z'"]),
     "too much": (lambda r: r["z", 0, 1], UnknownName, ["('z', 0, 1)", "('z', 3)"]),
-    "stack of what was not kept": (lambda r: r.stack("pattern"), SiteNotRecorded, ["hook_pattern", "sites=['pattern']"]),
+    "stack of what was not kept": (
+        lambda r: r.stack("pattern"),
+        SiteNotRecorded, ["hook_pattern", "sites=['pattern']"],
+    ),
     "stack of what has no layers": (lambda r: r.stack("embed"), UnknownName, ["'embed'", "outside the layers"]),
     "layers of an unknown site": (lambda r: r.layers("zz"), UnknownName, ["'zz'", "'z'"]),
     "no such prompt": (lambda r: r.prompt(2), OutOfRange, ["prompt 2", "prompts 0 to 1"]),
@@ -357,13 +430,16 @@ CONFIGS: dict[str, tuple[dict[str, Any], type[ProbeError], list[str]]] = {
     "unknown activation": (SIZES | {"activation": "gelu_new"}, UnknownName, ["'gelu_new'", "gelu"]),
     "unknown positions": (SIZES | {"positions": "alibi"}, UnknownName, ["'alibi'", "learned, rotary"]),
     "odd rotary heads": (ROTARY | {"d_head": 3}, BadShape, ["d_head 3", "even"]),
-    "scaling without rotation": (SIZES | {"rotary_scaling": RotaryScaling("linear", 2.0)}, UnsupportedModel, ["learned"]),
+    "scaling without rotation": (
+        SIZES | {"rotary_scaling": RotaryScaling("linear", 2.0)},
+        UnsupportedModel, ["learned"],
+    ),
     "negative theta": (ROTARY | {"rotary_theta": -1.0}, OutOfRange, ["rotary_theta -1.0", "above 0"]),
     "windows of too few layers": (SIZES | {"windows": ()}, BadShape, ["0 entries for 1 layers"]),
     "a window that sees nothing": (SIZES | {"windows": (0,)}, OutOfRange, ["window of 0", "at least 1"]),
     "negative epsilon": (SIZES | {"norm_eps": -1e-5}, OutOfRange, ["norm_eps -1e-05"]),
     "longrope of another width": (
-        ROTARY | {"rotary_scaling": RotaryScaling("longrope", 2.0, original_n_ctx=4, short_factor=(1.0,), long_factor=(1.0, 2.0))},
+        ROTARY | {"rotary_scaling": NARROW},
         BadShape, ["short_factor", "1 entries", "2 pairs"],
     ),
 }  # fmt: skip
@@ -430,18 +506,37 @@ def change_manifest(folder, change: Callable[[dict[str, Any]], object]) -> None:
 DAMAGES: dict[str, tuple[Callable[[Any], object], list[str]]] = {
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), ["no manifest.json"]),
     "no tensors": (lambda folder: (folder / "tensors.safetensors").unlink(), ["no tensors.safetensors"]),
-    "manifest cut off": (lambda folder: (folder / "manifest.json").write_text('{"kind":'), ["manifest.json", "not valid JSON"]),
+    "manifest cut off": (
+        lambda folder: (folder / "manifest.json").write_text('{"kind":'),
+        ["manifest.json", "not valid JSON"],
+    ),
     "manifest of binary": (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe\x00"), ["not valid JSON"]),
     "manifest of a list": (lambda folder: (folder / "manifest.json").write_text("[]"), ["checksum"]),
     "tensors cut off": (
-        lambda folder: (folder / "tensors.safetensors").write_bytes((folder / "tensors.safetensors").read_bytes()[:-1]), ["checksum"],
+        lambda folder: (folder / "tensors.safetensors").write_bytes((folder / "tensors.safetensors").read_bytes()[:-1]),
+        ["checksum"],
     ),
-    "result of another kind": (lambda folder: change_manifest(folder, lambda m: m.update(kind="lens")), ["not a recording"]),
+    "result of another kind": (
+        lambda folder: change_manifest(folder, lambda m: m.update(kind="lens")),
+        ["not a recording"],
+    ),
     "manifest without names": (lambda folder: change_manifest(folder, lambda m: m.pop("names")), ["manifest", "names"]),
-    "manifest with too many names": (lambda folder: change_manifest(folder, lambda m: m["names"].append("x")), ["manifest", "'x'"]),
-    "manifest without effects": (lambda folder: change_manifest(folder, lambda m: m.pop("effects")), ["manifest", "effects"]),
-    "manifest of a broken config": (lambda folder: change_manifest(folder, lambda m: m["config"].pop("n_layers")), ["manifest", "n_layers"]),
-    "manifest of an impossible config": (lambda folder: change_manifest(folder, lambda m: m["config"].update(n_layers=0)), ["n_layers 0"]),
+    "manifest with too many names": (
+        lambda folder: change_manifest(folder, lambda m: m["names"].append("x")),
+        ["manifest", "'x'"],
+    ),
+    "manifest without effects": (
+        lambda folder: change_manifest(folder, lambda m: m.pop("effects")),
+        ["manifest", "effects"],
+    ),
+    "manifest of a broken config": (
+        lambda folder: change_manifest(folder, lambda m: m["config"].pop("n_layers")),
+        ["manifest", "n_layers"],
+    ),
+    "manifest of an impossible config": (
+        lambda folder: change_manifest(folder, lambda m: m["config"].update(n_layers=0)),
+        ["n_layers 0"],
+    ),
 }  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """Everything a pass makes is made where the model is: tested with a pretend CUDA device, on machines without any GPU.
 
-torch's FakeTensorMode computes shapes and devices and no numbers, and fails where two devices meet. Without numbers there
-is nothing to look at, so the one function that looks at them, `any_true`, and the fingerprint of the weights are replaced.
-What depends on numbers alone (a basis of directions, the NaN padding of a residual stream) cannot be tested this way.
+torch's FakeTensorMode computes shapes and devices and no numbers, and fails where two devices meet. Without numbers
+there is nothing to look at, so the one function that looks at them, `any_true`, and the fingerprint of the weights are
+replaced. What depends on numbers alone (a basis of directions, the NaN padding of a residual stream) cannot be tested
+this way.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,8 +42,8 @@ ON_CPU = torch.linspace(-1, 1, 32)  # operands as users have them: made before t
 
 
 class PretendCuda(TorchFunctionMode):
-    """`x[...]`, `x[...] = y` and `~x` want a real driver even for a pretend tensor; here they are spelt in functions that
-    do not. Index tensors must be on the device of what they index: torch would take some from the CPU, and wait."""
+    """`x[...]`, `x[...] = y` and `~x` want a real driver even for a pretend tensor; here they are spelt in functions
+    that do not. Index tensors must be on the device of what they index: torch takes some from the CPU, and waits."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is Tensor.__getitem__:
@@ -294,3 +295,9 @@ def test_a_tensor_made_on_the_wrong_device_is_found(model, maker, monkeypatch):
     monkeypatch.setattr(owner, name, misplaced(getattr(owner, name)))
     with pytest.raises(RuntimeError, match="device"):
         probe.record(model, RAGGED, interventions=probe.zero("z", heads=1))
+
+
+def test_a_model_on_the_cpu_may_keep_its_values_elsewhere(on_cuda, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    rec = probe.record(empty_model(LLAMA, torch.device("cpu")), RAGGED, sites=["z", "pattern"], device="cuda:0")
+    assert devices(rec) == {CUDA}

@@ -4,8 +4,8 @@
 
 Two things are compared in one process, in the order A B B A, so that whatever slows the machine for a while slows both;
 each such block gives one ratio. Reported are the median of the ratios and their quartiles. Results are dropped between
-repeats, outside the clock. Nothing is set on the process: memory comes as the allocator gives it to any user. On a machine
-that others use at the same time, `--threads 1` is steadier: two threads of one sum wait for each other.
+repeats, outside the clock. Nothing is set on the process: memory comes as the allocator gives it to any user. On a
+machine that others use at the same time, `--threads 1` is steadier: two threads of one sum wait for each other.
 """
 
 import argparse
@@ -73,7 +73,9 @@ def compare(name: str, a: Callable, b: Callable, *, pairs: int, bar: float | Non
     low, middle, high = statistics.quantiles(ratios, n=4)
     time_a = statistics.median(t for first, _, _, last in blocks for t in (first, last))
     time_b = statistics.median(t for _, second, third, _ in blocks for t in (second, third))
-    return Measured(name, middle, low, high, "ratio", f"{time_a * 1e3:.1f} / {time_b * 1e3:.1f} ms, {pairs} blocks", bar)
+    return Measured(
+        name, middle, low, high, "ratio", f"{time_a * 1e3:.1f} / {time_b * 1e3:.1f} ms, {pairs} blocks", bar
+    )
 
 
 def seconds(call: Callable) -> float:
@@ -144,7 +146,9 @@ def partial_passes(model: GPT, *, n_pos: int, pairs: int) -> list[Measured]:
 
 def import_time(repeats: int) -> Measured:
     """`import probe` beyond `import torch`, in fresh processes."""
-    blocks = [[fresh_process(f"import {name}") for name in ("probe", "torch", "torch", "probe")] for _ in range(repeats)]
+    blocks = [
+        [fresh_process(f"import {name}") for name in ("probe", "torch", "torch", "probe")] for _ in range(repeats)
+    ]
     extra = [(first + last - second - third) / 2 for first, second, third, last in blocks]
     low, middle, high = statistics.quantiles(extra, n=4)
     torch_alone = statistics.median(t for _, second, third, _ in blocks for t in (second, third))
