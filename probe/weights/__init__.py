@@ -71,7 +71,8 @@ def _find(source: Any, *, weights: bool, progress: bool) -> tuple[Path, str]:
     if isinstance(source, str) and source in known:
         return fetch(source, progress=progress), find_known(source).name
     if not _may_be_on_the_hub(source):
-        raise unknown_name("model, file or folder", str(source), known, hint="(`probe models` lists what is known)")
+        hint = "(`probe models` lists what is known; on the Hub, names are organisation/model: openai-community/gpt2)"
+        raise unknown_name("model, file or folder", str(source), known, hint=hint)
     from probe.weights.hub import fetch_from_hub
 
     try:
