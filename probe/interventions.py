@@ -65,7 +65,8 @@ def edit(site: str, function: Change, **where: Unpack[Where]) -> Intervention:
 
     The copy has the dims of the site (`probe.site_dims`), with only the chosen rows, positions and heads. Where prompts
     differ in length and all positions are chosen, padded entries are shown as NaN, so that a mean over positions cannot
-    quietly include them; what is returned there is dropped.
+    quietly include them; what is returned there is dropped. A function that learns (``grad=True``) starts with
+    ``value.nan_to_num()``, or its weights' gradients are NaN.
 
     Raises:
         BadIntervention: not a function. In the pass: it returns no tensor, another shape or device, or NaN.
