@@ -165,6 +165,13 @@ def test_each_row_of_a_padded_batch_is_edited_as_it_would_be_alone(model):
         torch.testing.assert_close(batch.prompt(row).logits, alone.logits, atol=ROUNDING, rtol=0)
 
 
+def test_what_a_function_returns_for_padding_is_dropped(model):
+    double = probe.edit("resid_mid", lambda value: value * 2, layer=1)  # NaN stays NaN where the padding is
+    batch = run(model, double, prompts=["abc", "abcde"])
+    alone = run(model, double, prompts="abc")
+    torch.testing.assert_close(batch.prompt(0).logits, alone.logits, atol=ROUNDING, rtol=0)
+
+
 def test_a_steering_vector_can_be_learned(model):
     vector = torch.zeros(32, requires_grad=True)
     optimizer = torch.optim.Adam([vector], lr=0.3)
