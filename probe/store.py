@@ -1,4 +1,4 @@
-"""Results on disk: a folder with tensors (safetensors) and a manifest (JSON). Never pickle.
+"""Results on disk: a folder with tensors (safetensors) or tables (CSV), and a manifest (JSON). Never pickle.
 
 A folder appears whole or not at all: it is written beside its place under another name and moved there at the end.
 """
@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,32 @@ def save_result(folder: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
     Raises:
         NotSaved: the folder holds something already, or cannot be written (no right, no space).
     """
+
+    def write(part: Path) -> None:
+        save_file(_apart(tensors), part / TENSORS)
+        with (part / TENSORS).open("rb+") as file:
+            os.fsync(file.fileno())
+        _write_synced(part / MANIFEST, manifest_text({**manifest, "sha256": _sha256(part / TENSORS)}))
+
+    return _write_folder(Path(folder), write)
+
+
+def save_files(folder: str | os.PathLike[str], files: Mapping[str, str]) -> Path:
+    """Write texts by file name into a new folder.
+
+    Raises:
+        NotSaved: the folder holds something already, or cannot be written (no right, no space).
+    """
+
+    def write(part: Path) -> None:
+        for name, text in files.items():
+            _write_synced(part / name, text)
+
+    return _write_folder(Path(folder), write)
+
+
+def check_free(folder: str | os.PathLike[str]) -> Path:
+    """Raise NotSaved unless results can be saved there: for the time before long work rather than after it."""
     folder = Path(folder)
     try:
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
@@ -36,21 +62,16 @@ def save_result(folder: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
         raise NotSaved(f"{folder} exists and is not empty; nothing was written. Choose another folder or remove it")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise NotSaved(f"cannot write into {folder.parent}: {error.strerror}") from error
-    try:
-        save_file(_apart(tensors), part / TENSORS)
-        with (part / TENSORS).open("rb+") as file:
-            os.fsync(file.fileno())
-        _write_synced(part / MANIFEST, json.dumps({**manifest, "sha256": _sha256(part / TENSORS)}, indent=1))
-        part.chmod(0o755)
-        os.replace(part, folder)
-    except (OSError, SafetensorError) as error:
-        raise NotSaved(f"cannot write {folder}: {error}; nothing was left behind") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    if not os.access(folder.parent, os.W_OK):
+        raise NotSaved(f"cannot write into {folder.parent}: no permission")
     return folder
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """A manifest as JSON."""
+    return json.dumps(manifest, indent=1, ensure_ascii=False)
 
 
 def load_result(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -75,6 +96,24 @@ def load_result(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict
         return load_file(folder / TENSORS), manifest
     except SafetensorError as error:
         raise BrokenFile(f"{folder / TENSORS}: {error}") from error
+
+
+def _write_folder(folder: Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill a folder beside the place, then move it there: whole or not at all."""
+    check_free(folder)
+    try:
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise NotSaved(f"cannot write into {folder.parent}: {error.strerror}") from error
+    try:
+        write(part)
+        part.chmod(0o755)
+        os.replace(part, folder)
+    except (OSError, SafetensorError) as error:
+        raise NotSaved(f"cannot write {folder}: {error}; nothing was left behind") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

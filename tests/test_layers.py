@@ -16,8 +16,8 @@ PACKAGE = ROOT / "probe"
 LAYERS = (
     ("errors",),
     ("geometry", "statistics", "config", "devices", "tokenizer_files"),
-    ("sites", "tokens", "store", "catalogue", "rotary", "prompts", "named_weights"),
-    ("gpt", "selection"),
+    ("sites", "tokens", "store", "pieces", "catalogue", "rotary", "prompts", "named_weights"),
+    ("gpt", "selection", "results"),
     ("metrics", "interventions", "reduction", "provenance", "words", "weights"),
     ("request",),
     ("tap", "plan"),

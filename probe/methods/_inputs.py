@@ -1,6 +1,7 @@
 """What every method checks of its inputs, and the words it lists."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from probe.errors import BadPrompt, DifferentModel, SiteNotRecorded, check_index
 from probe.gpt import GPT
@@ -26,6 +27,15 @@ def check_not_reduced(recording: Recording, site: str) -> None:
             raise SiteNotRecorded(
                 f"{site!r} was reduced over prompts, so no prompt has a value; record it with reduce=None"
             )
+
+
+def manifest_of(recording: Recording, method: str, **arguments: Any) -> dict[str, Any]:
+    """What is needed to repeat a method on a recording, as JSON values."""
+    prompts = None
+    if recording.tokens is not None:
+        rows = zip(recording.tokens.tolist(), recording.lengths.tolist(), strict=True)
+        prompts = [row[:length] for row, length in rows]
+    return {**recording.manifest, "prompts": prompts, "method": method, "method_arguments": arguments}
 
 
 def token_ids(model: GPT, tokens: Sequence[str | int]) -> list[int]:

@@ -9,15 +9,16 @@ from torch import Tensor
 
 from probe.errors import OutOfRange, SiteNotRecorded, check_index
 from probe.gpt import GPT, at_least_float32
-from probe.methods._inputs import check_same_model, token_texts
+from probe.methods._inputs import check_same_model, manifest_of, token_texts
 from probe.recording import Recording
+from probe.results import Result
 
 if TYPE_CHECKING:
     import pandas
 
 
 @dataclass(frozen=True, eq=False)
-class NextTokens:
+class NextTokens(Result):
     """What the model expects after one position of one prompt."""
 
     tokens: Int[Tensor, " top"]
@@ -76,7 +77,7 @@ def next_tokens(model: GPT, recording: Recording, *, prompt: int = 0, position: 
         logits=row[best.indices].cpu(),
         entropy=float(-(log_probs.exp() * log_probs).sum()),
         d_vocab=len(row),
-        manifest={**recording.manifest, "method": "next tokens", "prompt": prompt, "position": position},
+        manifest=manifest_of(recording, "next tokens", prompt=prompt, position=position, top=top),
     )
 
 

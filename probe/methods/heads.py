@@ -12,15 +12,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import BadPrompt, SiteNotRecorded, check_index
-from probe.methods._inputs import check_not_reduced, texts_of
+from probe.methods._inputs import check_not_reduced, manifest_of, texts_of
 from probe.recording import Recording
+from probe.results import Result
 
 if TYPE_CHECKING:
     import pandas
 
 
 @dataclass(frozen=True, eq=False)
-class HeadFocus:
+class HeadFocus(Result):
     """Where every recorded head looks from the last token of each prompt.
 
     Position 0 is where heads rest that have nothing to say (an attention sink), so its share stands apart.
@@ -80,7 +81,7 @@ class HeadFocus:
 
 
 @dataclass(frozen=True, eq=False)
-class HeadPattern:
+class HeadPattern(Result):
     """The attention of one head on one prompt."""
 
     layer: int
@@ -105,7 +106,7 @@ class HeadPattern:
 
 
 @dataclass(frozen=True, eq=False)
-class HeadLook:
+class HeadLook(Result):
     """How one head weighs what one token can see: matches, weights, and the size of what is passed on."""
 
     layer: int
@@ -161,7 +162,7 @@ def find_focus(recording: Recording) -> HeadFocus:
         weight=found.values.movedim(0, -1).cpu(),
         looks_at=found.indices.movedim(0, -1).cpu(),
         share_on_first=last[..., 0].movedim(0, -1).cpu(),
-        manifest={**recording.manifest, "method": "focus of heads"},
+        manifest=manifest_of(recording, "focus of heads"),
     )
 
 
@@ -189,7 +190,7 @@ def read_pattern(recording: Recording, layer: int, head: int, *, prompt: int = 0
         head=head,
         pattern=pattern[prompt, kept.index(head), :length, :length].detach().float().cpu(),
         str_tokens=texts_of(recording)[prompt],
-        manifest={**recording.manifest, "method": "attention pattern", "prompt": prompt},
+        manifest=manifest_of(recording, "attention pattern", layer=layer, head=head, prompt=prompt),
     )
 
 
@@ -214,7 +215,7 @@ def read_look(recording: Recording, layer: int, head: int, *, prompt: int = 0, p
         weights=shown.pattern[query, seen],
         value_lengths=recording["v", layer][prompt, seen, group].detach().float().norm(dim=-1).cpu(),
         str_tokens=shown.str_tokens[: query + 1],
-        manifest={**recording.manifest, "method": "one look of a head", "prompt": prompt},
+        manifest=manifest_of(recording, "one look of a head", layer=layer, head=head, prompt=prompt, position=query),
     )
 
 

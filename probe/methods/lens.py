@@ -15,8 +15,9 @@ from torch import Tensor
 
 from probe.errors import OutOfRange, check_choice, check_index
 from probe.gpt import GPT, at_least_float32
-from probe.methods._inputs import check_not_reduced, check_same_model, texts_of, token_ids, token_texts
+from probe.methods._inputs import check_not_reduced, check_same_model, manifest_of, texts_of, token_ids, token_texts
 from probe.recording import PADDING, Recording
+from probe.results import Result
 from probe.sites import describe_site, full_name, split_name
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ LOGITS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True, eq=False)
-class LensReadout:
+class LensReadout(Result):
     """What each place in the residual stream would predict, at every position kept. Padding: NaN; -1 for ids and ranks.
 
     Rank 1 is the most likely token. Log-probabilities, entropies and divergences are in nats.
@@ -180,7 +181,7 @@ def logit_lens(
         watched=tuple(watched),
         texts=token_texts(model, (token for token in listed if token != PADDING)),
         d_vocab=d_vocab,
-        manifest={**recording.manifest, "method": "logit lens"},
+        manifest=manifest_of(recording, "logit lens", sites=sites, watch=list(watch), top=top),
     )
 
 
