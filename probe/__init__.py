@@ -12,7 +12,7 @@ from probe.config import GPTConfig, RotaryScaling
 from probe.errors import ProbeError
 from probe.gpt import GPT
 from probe.interventions import Intervention, add, edit, project_out, replace, scale, zero
-from probe.methods.lens import logit_lens
+from probe.methods.lens import lens_difference, logit_lens
 from probe.metrics import loss
 from probe.plan import RecordingPlan, plan_recording
 from probe.recording import Recording, record
@@ -29,6 +29,7 @@ __all__ = [
     "RotaryScaling",
     "add",
     "edit",
+    "lens_difference",
     "load_model",
     "logit_lens",
     "loss",

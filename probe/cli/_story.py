@@ -94,7 +94,7 @@ def _layers(tour: Tour) -> PageSection:
     lens = tour.lens
     prompt, column = lens.entry()
     worse = lens.worse_than_uniform[:, prompt, column].tolist()
-    watched = [show_token(lens.texts[token]) for token in lens.watched]
+    watched = [show_token(lens.texts[token]) for token in lens.watched_at(prompt, column)]
     words = (
         "Each layer adds something to the vector of every token (residual stream): first its attention, then its MLP. "
         "One can stop anywhere and ask the model's own last step what it would say already (logit lens). The table "

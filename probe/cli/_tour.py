@@ -146,7 +146,7 @@ def tour_as_json(tour: Tour) -> dict[str, Any]:
         "str_tokens": tour.str_tokens,
         "next_tokens": tour.following.to_dataframe().to_dict("records"),
         "lens": {
-            "watched": [tour.lens.texts[token] for token in tour.lens.watched],
+            "watched": [tour.lens.texts[token] for token in tour.lens.watched_at(prompt, column)],
             "ranks": dict(zip(tour.lens.places, ranks, strict=True)),
             "kl_final_lens_nats": tour.lens.kl_to_final[:, prompt, column].tolist(),
             "worse_than_uniform": tour.lens.worse_than_uniform[:, prompt, column].tolist(),

@@ -76,27 +76,33 @@ def lens_heatmap(
     return figure
 
 
-def lens_lines(readout: LensReadout, *, prompt: int = 0, position: int = -1, theme: ThemeName = "light") -> go.Figure:
-    """The rank of every watched token from the embedding to the end, at one position. Rank 1 is at the top.
+def lens_lines(
+    readout: LensReadout, *, prompt: int = 0, position: int = -1, most: int = 8, theme: ThemeName = "light"
+) -> go.Figure:
+    """The rank of the watched tokens from the embedding to the end, at one position. Rank 1 is at the top.
 
-    Shaded: places where the lens predicts worse than knowing nothing.
+    Of more than `most` tokens those that end highest are drawn. Shaded: places where the lens predicts worse than
+    knowing nothing.
     """
     look = find_theme(theme)
     prompt, column = readout.entry(prompt, position)
     places = [place_label(place) for place in readout.places]
     figure = go.Figure()
-    for number, token in enumerate(readout.watched):
+    watched = readout.watched_at(prompt, column)
+    by_last_rank = sorted(range(len(watched)), key=lambda place: int(readout.watched_ranks[-1, prompt, column, place]))
+    for number, place in enumerate(by_last_rank[:most]):
+        token = watched[place]
         name = token_label(readout.texts[token])
         figure.add_trace(
             go.Scatter(
                 x=np.arange(len(places)),
-                y=readout.watched_ranks[:, prompt, column, number].numpy(),
+                y=readout.watched_ranks[:, prompt, column, place].numpy(),
                 name=f"'{name}'",
                 mode="lines+markers",
                 line={"color": look.lines[number % len(look.lines)], "dash": DASHES[number % len(DASHES)], "width": 2},
                 marker={"size": 5},
                 customdata=np.stack(
-                    [np.array(places), readout.watched_log_probs[:, prompt, column, number].exp().numpy()], axis=-1
+                    [np.array(places), readout.watched_log_probs[:, prompt, column, place].exp().numpy()], axis=-1
                 ),
                 hovertemplate=f"'{name}' after %{{customdata[0]}}<br>rank %{{y:,}}, "
                 "probability %{customdata[1]:.6f}<extra></extra>",

@@ -1,10 +1,9 @@
 """Logit lens: the residual stream after every step of a pass, read as if it were the last.
 
-Left out: the tuned lens, which learns a translation per layer.
+A tuned lens, which learns a translation per place, is fitted in `tuned_lens.py` and handed over here.
 Source: nostalgebraist, "interpreting GPT: the logit lens" (2020).
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,20 +12,28 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probe.errors import OutOfRange, check_choice, check_index
-from probe.gpt import GPT, at_least_float32
-from probe.methods._inputs import check_not_reduced, check_same_model, manifest_of, texts_of, token_ids, token_texts
+from probe.errors import BadShape, check_index
+from probe.gpt import GPT
+from probe.methods._inputs import check_same_model, manifest_of, texts_of, token_ids, token_texts
+from probe.methods._stream import (
+    Gathered,
+    Piece,
+    Translator,
+    check_top,
+    choose_places,
+    divergence,
+    entropy_of,
+    positions_kept,
+    ranks_of,
+    read_pieces,
+    uniform_divergence,
+)
 from probe.recording import PADDING, Recording
 from probe.results import Result
-from probe.sites import describe_site, full_name, split_name
+from probe.sites import split_name
 
 if TYPE_CHECKING:
     import pandas
-
-STREAM = ("resid_pre", "resid_mid", "resid_post")
-"""The sites that a lens reads. Of resid_pre only layer 0's: the others are the layer before's resid_post."""
-LOGITS_AT_ONCE = 2**24
-"""Logits held at a time (64 MB in float32), so that (place, batch, pos, d_vocab) never exists."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,20 +63,23 @@ class LensReadout(Result):
     final_ranks: Int[Tensor, "place batch pos"]
     """The rank of that token at each place."""
     final_log_probs: Float[Tensor, "place batch pos"]
-    watched: tuple[int, ...]
-    """Ids of the tokens that were asked for."""
+    watched: Int[Tensor, "batch pos watched"]
+    """Ids of the tokens that are followed at each position: those asked for, or every token that is first at some
+    place, in the order of the pass (then each position has its own, and -1 fills up)."""
     watched_ranks: Int[Tensor, "place batch pos watched"]
     watched_log_probs: Float[Tensor, "place batch pos watched"]
     texts: Mapping[int, str]
     """The text of every token id in this result."""
     d_vocab: int
     """Tokens in the vocabulary: the largest rank."""
+    tuned: bool
+    """Whether a tuned lens translated each place."""
     manifest: Mapping[str, Any]
     """Where the numbers come from."""
 
     @property
     def worse_than_uniform(self) -> Bool[Tensor, "place batch pos"]:
-        """Where the raw lens predicts worse than knowing nothing: there ranks still inform, probabilities do not."""
+        """Where the lens predicts worse than knowing nothing: there ranks still inform, probabilities do not."""
         return self.kl_to_final > self.uniform_kl
 
     def entry(self, prompt: int = 0, position: int = -1) -> tuple[int, int]:
@@ -81,6 +91,10 @@ class LensReadout(Result):
         prompt = check_index("prompt", prompt, len(self.positions), owner="this readout")
         kept = int((self.positions[prompt] != PADDING).sum())
         return prompt, check_index("position", position, kept, owner=f"prompt {prompt} of this readout")
+
+    def watched_at(self, prompt: int, column: int) -> list[int]:
+        """Ids of the tokens that are followed at one kept position."""
+        return [token for token in self.watched[prompt, column].tolist() if token != PADDING]
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Long form: one row per place, prompt, position and token.
@@ -115,9 +129,47 @@ class LensReadout(Result):
         best = zip(self.top_tokens[at].tolist(), self.top_log_probs[at].tolist(), strict=True)
         for rank, (token, log_prob) in enumerate(best, start=1):
             yield "top", token, rank, log_prob
+        followed = self.watched_at(*at[1:])
         ranks, log_probs = self.watched_ranks[at].tolist(), self.watched_log_probs[at].tolist()
-        for token, rank, log_prob in zip(self.watched, ranks, log_probs, strict=True):
+        for token, rank, log_prob in zip(followed, ranks, log_probs, strict=False):
             yield "watched", token, rank, log_prob
+
+
+@dataclass(frozen=True, eq=False)
+class LensDifference(Result):
+    """Two runs of the same prompts under one lens: what the second says otherwise, place by place."""
+
+    before: LensReadout
+    after: LensReadout
+    """Both follow the same tokens: those asked for, or every one that is first somewhere in either run."""
+    divergence: Float[Tensor, "place batch pos"]
+    """KL(before || after) of the two readouts of a place, in nats; NaN for padding."""
+    raised_tokens: Int[Tensor, "place batch pos top"]
+    """Ids of the tokens whose probability grew most, the most first."""
+    raised_by: Float[Tensor, "place batch pos top"]
+    """How much: probability after - probability before."""
+    lowered_tokens: Int[Tensor, "place batch pos top"]
+    lowered_by: Float[Tensor, "place batch pos top"]
+    """Negative, the largest loss first."""
+    texts: Mapping[int, str]
+    """The text of every token id in these two."""
+    manifest: Mapping[str, Any]
+    """The second run's, with the first run's under "before"."""
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Long form: one row per place, prompt, position and followed token, before and after side by side."""
+        keys = ["place", "layer", "prompt", "position", "after_token", "token", "token_id"]
+        numbers = ["rank", "log_prob_nats", "entropy_nats", "kl_final_lens_nats"]
+        tables = [
+            table.loc[table.kind == "watched", [*keys, *numbers]]
+            for table in (self.before.to_dataframe(), self.after.to_dataframe())
+        ]
+        table = tables[0].merge(tables[1], on=keys, suffixes=("_before", "_after"), validate="one_to_one")
+        columns = {(p, int(at)): c for p, row in enumerate(self.after.positions.tolist()) for c, at in enumerate(row)}
+        place = {name: index for index, name in enumerate(self.after.places)}
+        where = zip(table["place"], table["prompt"], table["position"], strict=True)
+        table["kl_before_after_nats"] = [float(self.divergence[place[n], p, columns[p, at]]) for n, p, at in where]
+        return table
 
 
 def logit_lens(
@@ -125,8 +177,9 @@ def logit_lens(
     recording: Recording,
     *,
     sites: Sequence[str] | None = None,
-    watch: Sequence[str | int] = (),
+    watch: Sequence[str | int] | None = None,
     top: int = 5,
+    tuned: Translator | None = None,
 ) -> LensReadout:
     """Read the residual stream after every step of a pass as a next-token prediction.
 
@@ -136,134 +189,182 @@ def logit_lens(
     Args:
         sites: of "resid_pre", "resid_mid" and "resid_post". None: resid_post of every layer and, where the recording
             has them, resid_mid and the embedding (resid_pre of layer 0).
-        watch: tokens to follow, as text (" Paris") or ids.
+        watch: tokens to follow at every position, as text (" Paris") or ids. None: at each position every token that
+            is first at some place there.
         top: how many of the most likely tokens to list.
+        tuned: a tuned lens (`probe.load_tuned_lens`), to translate each place first. None: the raw lens.
 
     Returns:
         Ranks, log-probabilities, entropies and divergences (nats) per place and position; see LensReadout.
 
     Raises:
-        DifferentModel: the recording is of another model.
+        DifferentModel: the recording, or the tuned lens, is of another model.
         SiteNotRecorded: a place is missing; the message says how to record it.
         BadPrompt: a watched text is not one token of this model; the message shows its pieces.
         OutOfRange: a watched id, or `top`, outside the vocabulary.
 
     Source: nostalgebraist, "interpreting GPT: the logit lens" (2020).
     """
-    check_same_model(model, recording)
-    d_vocab = model.config.d_vocab
-    if not 1 <= top <= d_vocab:
-        raise OutOfRange(f"top={top}: expected 1 to {d_vocab}, the size of the vocabulary")
-    watched = token_ids(model, watch)
-    places = _places(recording, sites)
-    last = full_name(model.config, "resid_post", model.config.n_layers - 1)
-    stream = {name: recording[name] for name in (*places, last)}
-    positions = _positions_kept(recording)
-    tables = _empty_tables(len(places), len(positions), positions.shape[1], top, len(watched))
-    at_once = max(1, LOGITS_AT_ONCE // d_vocab)
+    places, watched = _check(model, [recording], sites, watch, top, tuned)
+    found = Gathered(positions_kept(recording))
     with torch.no_grad():
-        for entries in (positions != PADDING).nonzero().split(at_once):
-            prompt, column = entries.unbind(-1)
-            final = _log_probs(model, [stream[last][prompt, column]])[0]
-            best = final.argmax(-1)
-            tables["final_tokens"][prompt, column] = best.cpu()
-            tables["uniform_kl"][prompt, column] = (math.log(d_vocab) - _entropy(final)).float().cpu()
-            for some in torch.arange(len(places)).split(max(1, at_once // len(entries))):
-                here = _log_probs(model, [stream[places[index]][prompt, column] for index in some])
-                for name, value in _read(here, final, best, watched, top).items():
-                    tables[name][some[:, None], prompt, column] = value.to(tables[name])
-    listed = [*tables["top_tokens"].unique().tolist(), *tables["final_tokens"].unique().tolist(), *watched]
-    return LensReadout(
-        places=places,
-        str_tokens=texts_of(recording),
-        positions=positions,
-        **tables,
-        watched=tuple(watched),
-        texts=token_texts(model, (token for token in listed if token != PADDING)),
-        d_vocab=d_vocab,
-        manifest=manifest_of(recording, "logit lens", sites=sites, watch=list(watch), top=top),
+        for piece in read_pieces(model, recording, places, tuned):
+            _add(found, piece, _followed([piece], watched), top)
+    return _readout(model, recording, places, found, _arguments(sites, watch, top, tuned))
+
+
+def lens_difference(
+    model: GPT,
+    before: Recording,
+    after: Recording,
+    *,
+    sites: Sequence[str] | None = None,
+    watch: Sequence[str | int] | None = None,
+    top: int = 5,
+    tuned: Translator | None = None,
+) -> LensDifference:
+    """Read two runs of the same prompts, such as one without and one with an intervention, under one lens.
+
+    Arguments and errors are those of `logit_lens`.
+
+    Returns:
+        Both readouts, and per place and position KL(before || after) (nats) and the tokens whose probability changed
+        most; see LensDifference.
+
+    Raises:
+        BadShape: the two recordings differ in prompts, positions or places.
+    """
+    places, watched = _check(model, [before, after], sites, watch, top, tuned)
+    positions = positions_kept(before)
+    found = [Gathered(positions), Gathered(positions)]
+    change = Gathered(positions)
+    with torch.no_grad():
+        runs = [read_pieces(model, recording, places, tuned) for recording in (before, after)]
+        for one, other in zip(*runs, strict=True):
+            followed = _followed([one, other], watched)
+            _add(found[0], one, followed, top)
+            _add(found[1], other, followed, top)
+            change.add(one, at_places=_change(one, other, top))
+    arguments = _arguments(sites, watch, top, tuned)
+    readouts = [
+        _readout(model, run, places, of_run, arguments) for run, of_run in zip((before, after), found, strict=True)
+    ]
+    changes = change.whole()
+    return LensDifference(
+        before=readouts[0],
+        after=readouts[1],
+        **changes,
+        texts=_texts(model, changes["raised_tokens"], changes["lowered_tokens"]),
+        manifest={**readouts[1].manifest, "method": "lens difference", "before": readouts[0].manifest},
     )
 
 
-def _places(recording: Recording, sites: Sequence[str] | None) -> tuple[str, ...]:
-    """Full names of what is read, in the order of the pass; all of them were recorded."""
-    config, wanted = recording.config, [sites] if isinstance(sites, str) else sites
-    for site in STREAM if wanted is None else wanted:
-        check_choice("residual stream", site, STREAM)
-        check_not_reduced(recording, site)
-    stream = [full_name(config, "resid_pre", 0)]
-    stream += [full_name(config, site, layer) for layer in range(config.n_layers) for site in STREAM[1:]]
-    if wanted is None:
-        chosen = [name for name in stream if name.endswith("resid_post") or name in recording]
-    else:
-        chosen = [name for name in stream if describe_site(name).short in wanted]
-    for name in chosen:
-        recording[name]  # raises SiteNotRecorded
-    return tuple(chosen)
-
-
-def _positions_kept(recording: Recording) -> Int[Tensor, "batch pos"]:
-    """The position that each kept entry is about, -1 after the end of a shorter prompt."""
-    if recording.positions is not None:
-        return recording.positions
-    position = torch.arange(int(recording.lengths.max()))
-    return torch.where(position < recording.lengths[:, None], position, PADDING)
-
-
-def _empty_tables(n_places: int, batch: int, pos: int, top: int, n_watched: int) -> dict[str, Tensor]:
-    """Padding everywhere, by the names of LensReadout's fields."""
-    at, per_place = (batch, pos), (n_places, batch, pos)
-    numbers = {
-        "top_log_probs": (*per_place, top), "entropy": per_place, "kl_to_final": per_place, "uniform_kl": at,
-        "final_log_probs": per_place, "watched_log_probs": (*per_place, n_watched),
-    }  # fmt: skip
-    ids = {
-        "top_tokens": (*per_place, top), "final_tokens": at, "final_ranks": per_place,
-        "watched_ranks": (*per_place, n_watched),
-    }  # fmt: skip
-    return {name: torch.full(shape, torch.nan) for name, shape in numbers.items()} | {
-        name: torch.full(shape, PADDING) for name, shape in ids.items()
-    }
-
-
-def _read(
-    here: Float[Tensor, "place row d_vocab"],
-    final: Float[Tensor, "row d_vocab"],
-    best: Int[Tensor, " row"],
-    watched: Sequence[int],
+def _check(
+    model: GPT,
+    recordings: Sequence[Recording],
+    sites: Sequence[str] | None,
+    watch: Sequence[str | int] | None,
     top: int,
-) -> dict[str, Tensor]:
-    """What is kept of some places' log-probabilities, given the final ones and their most likely tokens."""
+    tuned: Translator | None,
+) -> tuple[tuple[str, ...], list[int] | None]:
+    """The places to read and the ids to follow, once everything has been found to fit."""
+    for recording in recordings:
+        check_same_model(model, recording)
+    check_top(top, model.config.d_vocab)
+    watched = None if watch is None else token_ids(model, watch)
+    places = [choose_places(recording, sites) for recording in recordings]
+    if places[0] != places[-1]:
+        raise BadShape("the two recordings kept different sites of the residual stream; name those to read with sites=")
+    _check_same_prompts(recordings[0], recordings[-1])
+    if tuned is not None:
+        tuned.check(model, places[0])
+    return places[0], watched
+
+
+def _check_same_prompts(before: Recording, after: Recording) -> None:
+    same = torch.equal(before.lengths, after.lengths) and torch.equal(positions_kept(before), positions_kept(after))
+    if not same:
+        raise BadShape("the two recordings kept different positions, or prompts of different lengths: nothing to pair")
+    if before.tokens is not None and after.tokens is not None and not torch.equal(before.tokens, after.tokens):
+        raise BadShape("the two recordings are of different prompts; a difference is between two runs of the same ones")
+
+
+def _followed(pieces: Sequence[Piece], watched: Sequence[int] | None) -> Int[Tensor, "row watched"]:
+    """The tokens asked for; or at each row those that are first at some place of some run, in the order of the pass."""
+    rows = len(pieces[0].prompt)
+    if watched is not None:
+        return torch.tensor(list(watched), dtype=torch.long).expand(rows, -1)
+    firsts = torch.stack([piece.places.argmax(-1) for piece in pieces], dim=1).flatten(0, 1).T.tolist()
+    of_rows = [list(dict.fromkeys(row)) for row in firsts]
+    most = max(map(len, of_rows))
+    return torch.tensor([row + [PADDING] * (most - len(row)) for row in of_rows])
+
+
+def _add(found: Gathered, piece: Piece, followed: Int[Tensor, "row watched"], top: int) -> None:
+    """Keep of a piece what LensReadout holds, by the names of its fields."""
+    here, final = piece.places, piece.final
+    best = final.argmax(-1)
     likeliest = here.topk(top)
+    asked = followed.to(here.device)
+    nobody = asked == PADDING
+    of_followed = here.gather(-1, asked.clamp(min=0).expand(len(here), -1, -1))
     of_best = here.gather(-1, best.expand(len(here), -1)[..., None])
-    of_watched = here[..., list(watched)]
-    probs = final.exp()
+    found.add(
+        piece,
+        at_places={
+            "top_tokens": likeliest.indices,
+            "top_log_probs": likeliest.values,
+            "entropy": entropy_of(here),
+            "kl_to_final": divergence(final, here),
+            "final_ranks": ranks_of(here, of_best)[..., 0],
+            "final_log_probs": of_best[..., 0],
+            "watched_ranks": ranks_of(here, of_followed).masked_fill(nobody, PADDING),
+            "watched_log_probs": of_followed.masked_fill(nobody, torch.nan),
+        },
+        at_positions={"uniform_kl": uniform_divergence(final), "final_tokens": best, "watched": followed},
+    )
+
+
+def _change(before: Piece, after: Piece, top: int) -> dict[str, Tensor]:
+    """By the names of LensDifference's fields."""
+    change = after.places.exp() - before.places.exp()
+    raised, lowered = change.topk(top), change.topk(top, largest=False)
     return {
-        "top_tokens": likeliest.indices,
-        "top_log_probs": likeliest.values,
-        "entropy": _entropy(here),
-        # The two sums are the same numbers in the same order for the last place, whose divergence is exactly 0.
-        "kl_to_final": ((probs * final).sum(-1) - (probs * here).sum(-1)).clamp(min=0.0),
-        "final_log_probs": of_best[..., 0],
-        "final_ranks": _ranks(here, of_best)[..., 0],
-        "watched_log_probs": of_watched,
-        "watched_ranks": _ranks(here, of_watched),
+        "divergence": divergence(before.places, after.places),
+        "raised_tokens": raised.indices,
+        "raised_by": raised.values,
+        "lowered_tokens": lowered.indices,
+        "lowered_by": lowered.values,
     }
 
 
-def _log_probs(model: GPT, resids: Sequence[Float[Tensor, "row d_model"]]) -> Float[Tensor, "place row d_vocab"]:
-    resid = torch.stack(list(resids)).to(model.device, model.dtype)
-    return at_least_float32(model.read_out(resid)).log_softmax(-1)
+def _readout(
+    model: GPT, recording: Recording, places: tuple[str, ...], found: Gathered, arguments: Mapping[str, Any]
+) -> LensReadout:
+    tables = found.whole()
+    return LensReadout(
+        places=places,
+        str_tokens=texts_of(recording),
+        positions=positions_kept(recording),
+        **tables,
+        texts=_texts(model, *(tables[name] for name in ("top_tokens", "final_tokens", "watched"))),
+        d_vocab=model.config.d_vocab,
+        tuned=arguments["tuned"] is not None,
+        manifest=manifest_of(recording, "logit lens", **arguments),
+    )
 
 
-def _entropy(log_probs: Float[Tensor, "*any d_vocab"]) -> Float[Tensor, "*any"]:
-    """In nats."""
-    return -(log_probs.exp() * log_probs).sum(-1)
+def _texts(model: GPT, *ids: Int[Tensor, "..."]) -> dict[int, str]:
+    listed = {token for tensor in ids for token in tensor.unique().tolist()}
+    return token_texts(model, listed - {PADDING})
 
 
-def _ranks(log_probs: Float[Tensor, "*any d_vocab"], chosen: Float[Tensor, "*any token"]) -> Int[Tensor, "*any token"]:
-    """1 + how many tokens are strictly likelier."""
-    ranks = torch.empty_like(chosen, dtype=torch.long)
-    for token in range(chosen.shape[-1]):  # one at a time: (..., token, d_vocab) would be large
-        ranks[..., token] = (log_probs > chosen[..., token, None]).count_nonzero(-1) + 1
-    return ranks
+def _arguments(
+    sites: Sequence[str] | None, watch: Sequence[str | int] | None, top: int, tuned: Translator | None
+) -> dict[str, Any]:
+    return {
+        "sites": sites,
+        "watch": None if watch is None else list(watch),
+        "top": top,
+        "tuned": None if tuned is None else dict(tuned.manifest),
+    }

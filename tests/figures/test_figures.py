@@ -129,7 +129,8 @@ def test_a_heatmap_of_too_many_cells_leaves_the_words_to_hover(readout, monkeypa
 
 def test_lines_show_ranks_with_the_first_at_the_top(readout):
     figure = lens_lines(readout, prompt=1)
-    for number, line in enumerate(figure.data):
+    last = readout.watched_ranks[-1, 1, 1].argsort().tolist()  # the one that ends highest first
+    for number, line in zip(last, figure.data, strict=True):
         assert list(line.y) == readout.watched_ranks[:, 1, 1, number].tolist()
         assert len(line.x) == len(readout.places)
     assert len(figure.data) == 2 and figure.data[0].line.dash != figure.data[1].line.dash

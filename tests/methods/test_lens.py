@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-import probe.methods.lens
-from probe.errors import BadPrompt, DifferentModel, OutOfRange, SiteNotRecorded, UnknownName
-from probe.methods.lens import logit_lens
+import probe.methods._stream
+from probe.errors import BadPrompt, BadShape, DifferentModel, OutOfRange, SiteNotRecorded, UnknownName
+from probe.interventions import zero
+from probe.methods.lens import lens_difference, logit_lens
 from probe.recording import record
 from tests.tiny import CONFIGS, tiny_model, tiny_tokens
 
@@ -94,7 +95,7 @@ def test_padding_is_absent_and_rows_are_as_alone(model):
 def test_reading_in_small_pieces_changes_nothing(model, monkeypatch):
     recording = record(model, RAGGED)
     whole = logit_lens(model, recording, watch=[9])
-    monkeypatch.setattr(probe.methods.lens, "LOGITS_AT_ONCE", 100)  # two rows at a time
+    monkeypatch.setattr(probe.methods._stream, "LOGITS_AT_ONCE", 700)  # two positions at a time
     pieces = logit_lens(model, recording, watch=[9])
     assert torch.equal(whole.watched_ranks, pieces.watched_ranks)
     torch.testing.assert_close(whole.kl_to_final, pieces.kl_to_final, atol=1e-5, rtol=1e-5, equal_nan=True)
@@ -104,11 +105,11 @@ def test_reading_in_small_pieces_changes_nothing(model, monkeypatch):
 def test_no_more_than_the_stated_number_of_logits_is_held_at_a_time(model, monkeypatch):
     sizes = []
     read_out = model.read_out
-    monkeypatch.setattr(probe.methods.lens, "LOGITS_AT_ONCE", 300)
+    monkeypatch.setattr(probe.methods._stream, "LOGITS_AT_ONCE", 700)
     monkeypatch.setattr(model, "read_out", lambda resid: sizes.append(resid[..., 0].numel() * 50) or read_out(resid))
     recording = record(model, RAGGED, logits=False)
     logit_lens(model, recording)
-    assert sizes and max(sizes) <= 300
+    assert sizes and max(sizes) <= 700
 
 
 def test_chosen_positions_keep_their_numbers(model):
@@ -190,3 +191,72 @@ def test_entries_are_found_by_prompt_and_position(model):
     assert readout.entry() == (0, 4) and readout.entry(-1, -1) == (1, 1)
     with pytest.raises(OutOfRange, match="position 2: prompt 1 of this readout has positions 0 to 1"):
         readout.entry(1, 2)
+
+
+def test_without_a_wish_every_token_that_is_first_somewhere_is_followed(model):
+    readout = logit_lens(model, record(model, RAGGED))
+    for prompt, column in [(0, 4), (1, 0)]:
+        firsts = readout.top_tokens[:, prompt, column, 0].tolist()
+        assert readout.watched_at(prompt, column) == list(dict.fromkeys(firsts))
+        for place, first in enumerate(firsts):
+            at = readout.watched_at(prompt, column).index(first)
+            assert readout.watched_ranks[place, prompt, column, at] == 1
+    unused = readout.watched == -1
+    assert bool(unused.any()) and bool((readout.watched_ranks[:, unused] == -1).all())
+    assert bool(readout.watched_log_probs[:, unused].isnan().all())
+    assert -1 not in readout.to_dataframe().token_id.tolist()
+
+
+def test_an_intervened_run_is_read_as_it_went(model):
+    edited = record(model, RAGGED, interventions=zero("mlp_out", layer=1))
+    readout = logit_lens(model, edited)
+    assert torch.equal(readout.final_tokens[0], edited.logits[0].argmax(-1))
+    assert readout.manifest["arguments"]["interventions"] == ["zero mlp_out, layer 1"]
+
+
+def test_a_run_does_not_differ_from_itself(model):
+    recording = record(model, RAGGED)
+    difference = lens_difference(model, recording, recording)
+    real = difference.before.positions != -1
+    assert difference.divergence[:, real].abs().max() == 0 and difference.raised_by[:, real].abs().max() == 0
+    assert bool(difference.divergence[:, ~real].isnan().all())
+
+
+def test_a_difference_is_that_of_brute_force(model):
+    before, after = (record(model, RAGGED, interventions=edits) for edits in ([], [zero("z", layer=1, heads=2)]))
+    difference = lens_difference(model, before, after, watch=[7], top=3)
+    near = {"atol": 2e-4, "rtol": 1e-4}
+    for index, place in enumerate(difference.before.places):
+        was, now = (brute_force(model, run[place][:1])[0] for run in (before, after))
+        torch.testing.assert_close(difference.divergence[index, 0].double(), (was.exp() * (was - now)).sum(-1), **near)
+        change = (now.exp() - was.exp()).sort(-1, descending=True).values
+        torch.testing.assert_close(difference.raised_by[index, 0].double(), change[:, :3], **near)
+        torch.testing.assert_close(difference.lowered_by[index, 0].double(), change.flip(-1)[:, :3], **near)
+    assert bool((difference.divergence[:3, 0] == 0).all())  # the edit comes later than these places
+    assert difference.divergence[-1, 0].max() > 0
+    table = difference.to_dataframe().query("prompt == 1 and position == 1")
+    assert table.rank_before.tolist() == difference.before.watched_ranks[:, 1, 1, 0].tolist()
+    assert table.rank_after.tolist() == difference.after.watched_ranks[:, 1, 1, 0].tolist()
+    assert table.kl_before_after_nats.tolist() == difference.divergence[:, 1, 1].tolist()
+
+
+def test_both_runs_of_a_difference_follow_the_same_tokens(model):
+    before, after = (record(model, RAGGED, interventions=edits) for edits in ([], [zero("mlp_out", layer=0)]))
+    difference = lens_difference(model, before, after)
+    assert torch.equal(difference.before.watched, difference.after.watched)
+    firsts = {*difference.before.top_tokens[:, 0, 4, 0].tolist(), *difference.after.top_tokens[:, 0, 4, 0].tolist()}
+    assert set(difference.after.watched_at(0, 4)) == firsts
+
+
+@pytest.mark.parametrize(
+    ("prompts", "arguments", "said"),
+    [
+        ([[1, 2, 3, 4, 6], [6, 7]], {}, "different prompts"),
+        ([[1, 2, 3]], {}, "different positions, or prompts of different lengths"),
+        (RAGGED, {"positions": -1}, "different positions"),
+        (RAGGED, {"sites": ["resid_post"]}, "different sites"),
+    ],
+)
+def test_runs_that_cannot_be_paired_are_refused(model, prompts, arguments, said):
+    with pytest.raises(BadShape, match=said):
+        lens_difference(model, record(model, RAGGED), record(model, prompts, **arguments))

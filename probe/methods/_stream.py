@@ -1,0 +1,167 @@
+"""The residual stream place by place, read as predictions a few positions at a time: what every lens shares."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.config import GPTConfig
+from probe.errors import OutOfRange, check_choice
+from probe.gpt import GPT, at_least_float32
+from probe.methods._inputs import check_not_reduced
+from probe.recording import PADDING, Recording
+from probe.sites import describe_site, full_name
+
+STREAM = ("resid_pre", "resid_mid", "resid_post")
+"""The sites that a lens reads. Of resid_pre only layer 0's: the others are the layer before's resid_post."""
+LOGITS_AT_ONCE = 2**24
+"""Logits held at a time (64 MB in float32), or those of one position at every place if that is more: so
+(place, batch, pos, d_vocab) never exists."""
+
+
+@runtime_checkable
+class Translator(Protocol):
+    """What a lens may put before the final norm: a residual stream at a place -> what the last layer would have."""
+
+    manifest: Mapping[str, Any]
+    """How it came about."""
+
+    def check(self, model: GPT, places: Sequence[str]) -> None:
+        """Raise unless it belongs to this model and covers these places."""
+        ...
+
+    def __call__(self, place: str, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]: ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A few positions, read at every place."""
+
+    prompt: Int[Tensor, " row"]
+    column: Int[Tensor, " row"]
+    """Where each row stands among the kept positions of its prompt."""
+    places: Float[Tensor, "place row d_vocab"]
+    """Log-probabilities (nats)."""
+    final: Float[Tensor, "row d_vocab"]
+    """The model's own, at the end."""
+
+
+def stream_places(config: GPTConfig) -> list[str]:
+    """Full names of the embedding and of every resid_mid and resid_post, in the order of the pass."""
+    inside = [full_name(config, site, layer) for layer in range(config.n_layers) for site in STREAM[1:]]
+    return [full_name(config, "resid_pre", 0), *inside]
+
+
+def choose_places(recording: Recording, sites: Sequence[str] | None) -> tuple[str, ...]:
+    """The places of these sites; None: the end of every layer, and of the others those that were recorded.
+
+    Raises:
+        UnknownName: a site that is no residual stream.
+        SiteNotRecorded: a place is missing.
+    """
+    wanted = [sites] if isinstance(sites, str) else sites
+    for site in STREAM if wanted is None else wanted:
+        check_choice("residual stream", site, STREAM)
+        check_not_reduced(recording, site)
+    stream = stream_places(recording.config)
+    if wanted is None:
+        chosen = [name for name in stream if name.endswith("resid_post") or name in recording]
+    else:
+        chosen = [name for name in stream if describe_site(name).short in wanted]
+    for name in chosen:
+        recording[name]  # raises SiteNotRecorded
+    return tuple(chosen)
+
+
+def positions_kept(recording: Recording) -> Int[Tensor, "batch pos"]:
+    """The position that each kept entry is about, -1 after the end of a shorter prompt."""
+    if recording.positions is not None:
+        return recording.positions
+    position = torch.arange(int(recording.lengths.max()))
+    return torch.where(position < recording.lengths[:, None], position, PADDING)
+
+
+def check_top(top: int, d_vocab: int) -> None:
+    """Raise OutOfRange unless so many tokens can be listed."""
+    if not 1 <= top <= d_vocab:
+        raise OutOfRange(f"top={top}: expected 1 to {d_vocab}, the size of the vocabulary")
+
+
+def read_pieces(
+    model: GPT, recording: Recording, places: Sequence[str], translator: Translator | None = None
+) -> Iterator[Piece]:
+    """Every kept position of every prompt, a few at a time, at all places at once."""
+    config = model.config
+    last = full_name(config, "resid_post", config.n_layers - 1)
+    stream = {name: recording[name] for name in (*places, last)}
+    rows_at_once = max(1, LOGITS_AT_ONCE // (config.d_vocab * len(places)))
+    for entries in (positions_kept(recording) != PADDING).nonzero().split(rows_at_once):
+        prompt, column = entries.unbind(-1)
+        resids = {name: stream[name][prompt, column].to(model.device, model.dtype) for name in stream}
+        here = [resids[name] if translator is None else translator(name, resids[name]) for name in places]
+        yield Piece(prompt, column, _log_probs(model, here), _log_probs(model, [resids[last]])[0])
+
+
+class Gathered:
+    """What was found in each piece, put together at the end: padding where a prompt has no position."""
+
+    def __init__(self, positions: Int[Tensor, "batch pos"]):
+        self._shape = tuple(positions.shape)
+        self._found: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
+
+    def add(
+        self, piece: Piece, *, at_places: Mapping[str, Tensor], at_positions: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Values by name: (place, row, ...) and (row, ...)."""
+        rows_first = {name: value.movedim(1, 0) for name, value in at_places.items()} | dict(at_positions or {})
+        self._found.append((piece.prompt, piece.column, {name: value.cpu() for name, value in rows_first.items()}))
+        self._names = tuple(at_places)
+
+    def whole(self) -> dict[str, Tensor]:
+        """(place, batch, pos, ...) and (batch, pos, ...); NaN for padding, -1 of ids and ranks."""
+        tables = {name: self._whole(name) for name in self._found[0][2]}
+        return {name: table.movedim(2, 0) if name in self._names else table for name, table in tables.items()}
+
+    def _whole(self, name: str) -> Tensor:
+        parts = [values[name] for _, _, values in self._found]
+        rest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+        fill = torch.nan if parts[0].is_floating_point() else PADDING
+        table = torch.full((*self._shape, *rest), fill, dtype=parts[0].dtype)
+        for (prompt, column, _), part in zip(self._found, parts, strict=True):
+            table[(prompt, column, *(slice(0, size) for size in part.shape[1:]))] = part
+        return table
+
+
+def entropy_of(log_probs: Float[Tensor, "*any d_vocab"]) -> Float[Tensor, "*any"]:
+    """In nats."""
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
+def divergence(before: Float[Tensor, "*rows d_vocab"], after: Float[Tensor, "*any row d_vocab"]) -> Tensor:
+    """KL(before || after) = sum over tokens of p_before (log p_before - log p_after), in nats; 0 where equal."""
+    probs = before.exp()
+    # Two sums of the same numbers in the same order where both are equal, so that their difference is exactly 0.
+    return ((probs * before).sum(-1) - (probs * after).sum(-1)).clamp(min=0.0)
+
+
+def uniform_divergence(final: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
+    """KL(final || uniform) = log d_vocab - entropy, in nats: what knowing nothing would lose."""
+    return math.log(final.shape[-1]) - entropy_of(final)
+
+
+def ranks_of(
+    log_probs: Float[Tensor, "*any d_vocab"], chosen: Float[Tensor, "*any token"]
+) -> Int[Tensor, "*any token"]:
+    """1 + how many tokens are strictly likelier."""
+    ranks = torch.empty_like(chosen, dtype=torch.long)
+    for token in range(chosen.shape[-1]):  # one at a time: (..., token, d_vocab) would be large
+        ranks[..., token] = (log_probs > chosen[..., token, None]).count_nonzero(-1) + 1
+    return ranks
+
+
+def _log_probs(model: GPT, resids: Sequence[Float[Tensor, "row d_model"]]) -> Float[Tensor, "place row d_vocab"]:
+    return at_least_float32(model.read_out(torch.stack(list(resids)))).log_softmax(-1)
