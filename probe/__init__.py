@@ -13,6 +13,7 @@ from probe.errors import ProbeError
 from probe.gpt import GPT
 from probe.interventions import Intervention, add, edit, project_out, replace, scale, zero
 from probe.methods.lens import lens_difference, logit_lens
+from probe.methods.tuned_lens import TunedLens, fit_tuned_lens, load_tuned_lens
 from probe.metrics import loss
 from probe.plan import RecordingPlan, plan_recording
 from probe.recording import Recording, record
@@ -27,10 +28,13 @@ __all__ = [
     "Recording",
     "RecordingPlan",
     "RotaryScaling",
+    "TunedLens",
     "add",
     "edit",
+    "fit_tuned_lens",
     "lens_difference",
     "load_model",
+    "load_tuned_lens",
     "logit_lens",
     "loss",
     "plan_recording",
