@@ -12,6 +12,7 @@ from probe.config import GPTConfig, RotaryScaling
 from probe.errors import ProbeError
 from probe.gpt import GPT
 from probe.interventions import Intervention, add, edit, project_out, replace, scale, zero
+from probe.methods.attribution import LogitAttribution, attribution_sites, direct_logit_attribution
 from probe.methods.lens import lens_difference, logit_lens
 from probe.methods.tuned_lens import TunedLens, fit_tuned_lens, load_tuned_lens
 from probe.metrics import loss
@@ -24,12 +25,15 @@ __all__ = [
     "GPT",
     "GPTConfig",
     "Intervention",
+    "LogitAttribution",
     "ProbeError",
     "Recording",
     "RecordingPlan",
     "RotaryScaling",
     "TunedLens",
     "add",
+    "attribution_sites",
+    "direct_logit_attribution",
     "edit",
     "fit_tuned_lens",
     "lens_difference",

@@ -33,6 +33,9 @@ class Theme:
     """Unsigned values, from zero up: probabilities, weights, data."""
     diverging: tuple[str, ...]
     """Signed values, centred at zero: brown lowers, blue raises."""
+    raises: str
+    lowers: str
+    """Bars of signed values."""
     lines: tuple[str, ...]
     """Kinds told apart by colour (and by dashes); safe for colour-blind readers. Source: Okabe and Ito (2008)."""
     shade: str
@@ -48,6 +51,8 @@ THEMES: dict[str, Theme] = {
         grid="#d8dee4",
         sequential=("#ffffff", "#d6e6f4", "#9ecae1", "#4a98c9", "#2166ac", "#083a73"),
         diverging=("#b35806", "#f1a340", "#ffffff", "#92c5de", "#2166ac"),
+        raises="#2166ac",
+        lowers="#b35806",
         lines=("#0072b2", "#b34700", "#00795a", "#a3477f", "#7a5c00", "#4f5b66"),
         shade="rgba(179, 88, 6, 0.10)",
     ),
@@ -59,6 +64,8 @@ THEMES: dict[str, Theme] = {
         grid="#353b42",
         sequential=("#14171a", "#16324a", "#1d5282", "#3880bd", "#7db7de", "#d5e9f7"),
         diverging=("#f1a340", "#8a5212", "#14171a", "#1d5282", "#7db7de"),
+        raises="#7db7de",
+        lowers="#f1a340",
         lines=("#56b4e9", "#f0934e", "#3fc79a", "#e39ac4", "#e6c34a", "#b6c0ca"),
         shade="rgba(240, 147, 78, 0.14)",
     ),

@@ -38,6 +38,22 @@ def manifest_of(recording: Recording, method: str, **arguments: Any) -> dict[str
     return {**recording.manifest, "prompts": prompts, "method": method, "method_arguments": arguments}
 
 
+def column_of(recording: Recording, prompt: int, position: int) -> int:
+    """Where a position of a prompt (-1: its last) stands among those kept.
+
+    Raises:
+        OutOfRange: the prompt has no such position.
+        SiteNotRecorded: it was not kept.
+    """
+    position = check_index("position", position, int(recording.lengths[prompt]), owner=f"prompt {prompt}")
+    if recording.positions is None:
+        return position
+    kept = recording.positions[prompt].tolist()
+    if position not in kept:
+        raise SiteNotRecorded(f"position {position} was not kept (kept: {kept}); record it with positions=[{position}]")
+    return kept.index(position)
+
+
 def token_ids(model: GPT, tokens: Sequence[str | int]) -> list[int]:
     """Ids of tokens given as text (" Paris") or as ids.
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.errors import OutOfRange, SiteNotRecorded, check_index
+from probe.errors import OutOfRange, check_index
 from probe.gpt import GPT, at_least_float32
-from probe.methods._inputs import check_same_model, manifest_of, token_texts
+from probe.methods._inputs import check_same_model, column_of, manifest_of, token_texts
 from probe.recording import Recording
 from probe.results import Result
 
@@ -67,7 +67,7 @@ def next_tokens(model: GPT, recording: Recording, *, prompt: int = 0, position: 
     logits = at_least_float32(recording["logits"])
     prompt = check_index("prompt", prompt, len(recording.lengths), owner="this recording")
     position = check_index("position", position, int(recording.lengths[prompt]), owner=f"prompt {prompt}")
-    row = logits[prompt, _column(recording, prompt, position)].detach()
+    row = logits[prompt, column_of(recording, prompt, position)].detach()
     log_probs = row.log_softmax(-1)
     best = log_probs.topk(min(top, len(row)))
     return NextTokens(
@@ -79,13 +79,3 @@ def next_tokens(model: GPT, recording: Recording, *, prompt: int = 0, position: 
         d_vocab=len(row),
         manifest=manifest_of(recording, "next tokens", prompt=prompt, position=position, top=top),
     )
-
-
-def _column(recording: Recording, prompt: int, position: int) -> int:
-    """Where a position stands among those kept."""
-    if recording.positions is None:
-        return position
-    kept = recording.positions[prompt].tolist()
-    if position not in kept:
-        raise SiteNotRecorded(f"position {position} was not kept (kept: {kept}); record it with positions=[{position}]")
-    return kept.index(position)

@@ -8,9 +8,11 @@ import pytest
 
 from probe.errors import UnknownName
 from probe.figures._theme import THEMES, colour_at, colour_scale, luminance_of, text_on, token_label
+from probe.figures.attribution import attribution_bars
 from probe.figures.distribution import next_token_bars
 from probe.figures.heads import attention_heatmap
 from probe.figures.lens import lens_heatmap, lens_lines, place_label
+from probe.methods.attribution import direct_logit_attribution
 from probe.methods.distribution import next_tokens
 from probe.methods.heads import read_pattern
 from probe.methods.lens import logit_lens
@@ -45,16 +47,22 @@ def readout(model, recording):
 
 
 @pytest.fixture(scope="module")
-def drawn(model, recording, readout):
+def attribution(model, recording):
+    return direct_logit_attribution(model, recording, token=7, against=3)
+
+
+@pytest.fixture(scope="module")
+def drawn(model, recording, readout, attribution):
     return {
         "lens_heatmap": lambda theme: lens_heatmap(readout, theme=theme),
         "lens_lines": lambda theme: lens_lines(readout, theme=theme),
         "attention_heatmap": lambda theme: attention_heatmap(read_pattern(recording, 1, 2), theme=theme),
+        "attribution_bars": lambda theme: attribution_bars(attribution, theme=theme),
         "next_token_bars": lambda theme: next_token_bars(next_tokens(model, recording), theme=theme),
     }
 
 
-FIGURES = ("lens_heatmap", "lens_lines", "attention_heatmap", "next_token_bars")
+FIGURES = ("lens_heatmap", "lens_lines", "attention_heatmap", "attribution_bars", "next_token_bars")
 
 
 @pytest.mark.parametrize("theme", THEMES)
@@ -208,3 +216,18 @@ def test_words_beside_figures_stand_out_from_the_background(theme):
 def test_figures_survive_the_way_to_json(drawn):
     for draw in drawn.values():
         assert json.loads(draw("light").to_json())["data"]
+
+
+def test_attribution_bars_are_the_largest_parts_and_the_sum_of_the_others(attribution):
+    bar = attribution_bars(attribution, prompt=1, top=4).data[0]
+    values = attribution.contributions[:, 1]
+    assert list(bar.x[:4]) == values[values.abs().argsort(descending=True)[:4]].tolist()
+    assert sum(bar.x) == pytest.approx(float(attribution.logit[1]), abs=1e-3)
+    assert bar.hovertext[-1] == f"{len(values) - 4} others" and not bar.error_x.visible
+    assert [colour == THEMES["light"].raises for colour in bar.marker.color] == [value >= 0 for value in bar.x]
+
+
+def test_attribution_of_several_prompts_has_error_bars(attribution):
+    bar = attribution_bars(attribution, top=3).data[0]
+    order = attribution.mean.abs().argsort(descending=True)[:3]
+    assert list(bar.error_x.array[:3]) == attribution.standard_error[order].tolist() and bar.error_x.visible
