@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 
+import pandas
 import pytest
 import tokenizers
 import torch
@@ -85,7 +86,9 @@ def test_help_lists_every_command_and_where_to_begin(run):
         assert word in result.stdout
 
 
-@pytest.mark.parametrize("command", ["tour", "record", "check", "models", "models fetch", "models remove"])
+@pytest.mark.parametrize(
+    "command", ["tour", "record", "lens", "attribute", "check", "models", "models fetch", "models remove"]
+)
 def test_every_command_helps_with_an_example(run, command):
     result = run(*command.split(), "-h")
     assert result.exit_code == 0 and f"Example: probe {command}" in result.stdout, stops(result)
@@ -112,6 +115,10 @@ MISTAKES = {
     "empty prompt": (["record", "", "--model", "{folder}"], "the prompt is empty"),
     "too long a prompt": (["tour", "--model", "{folder}", "--prompt", "x" * 70], "context holds 64"),
     "watched text of many tokens": (["tour", "--model", "{folder}", "--watch", "ab"], "is not one token"),
+    "lens: watched text of many tokens": (["lens", "hi", "--model", "{folder}", "--watch", "ab"], "not one token"),
+    "lens: no such position": (["lens", "hi", "--model", "{folder}", "--position", "9", "--tuned"], "position 9"),
+    "attribute: no such token": (["attribute", "hi", "--model", "{folder}", "--token", "ab"], "not one token"),
+    "attribute: a folder in use": (["attribute", "hi", "--model", "{folder}", "--out", "/"], "is not empty"),
     "unknown name to remove": (["models", "remove", "x"], "no known model 'x'"),
     "unknown name to fetch": (["models", "fetch", "x"], "no known model 'x'"),
 }
@@ -152,7 +159,7 @@ def test_an_interruption_ends_quietly_with_130(run, folder, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("probe.recording.record", interrupted)
+    monkeypatch.setattr(GPT, "run_layers", interrupted)  # a method: modules loaded now would keep a function's stand-in
     result = run("record", "hi", "--model", folder)
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
 
@@ -342,3 +349,41 @@ def test_the_tour_of_the_default_model_says_whose_numbers_it_shows(monkeypatch, 
     assert re.search("1 ·Mary +80", text), text
     assert "·Mary ·John would say" in text and "(tokens)" in text
     assert "fine-tuned for chat" in (tmp_path / "tour" / "index.html").read_text()
+
+
+def test_lens_shows_every_place_and_saves_table_manifest_and_page(run, folder, tmp_path):
+    result = run("lens", "hello", "--model", folder, "--watch", "e", "--out", tmp_path / "out")
+    assert result.exit_code == 0, stops(result)
+    places = [line for line in result.stdout.splitlines() if re.match(r"\s+~?\s*(embedding|layer \d)", line)]
+    assert len(places) == 7 and "“e”" in result.stdout
+    table = pandas.read_csv(tmp_path / "out" / "table.csv")
+    ranks = table.query("kind == 'watched' and position == 5")["rank"].tolist()
+    for line, rank in zip(places, ranks, strict=True):
+        assert f" {rank} " in line
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))["method"] == "logit lens"
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert "How the candidates climb" in page and "http" not in page.split("<body>")[1]
+
+
+def test_a_tuned_lens_is_fitted_once_and_says_how_it_stands(run, folder, monkeypatch):
+    import probe.methods.tuned_lens as tuned_lens
+
+    fits, fit = [], tuned_lens.fit_tuned_lens
+    monkeypatch.setattr(
+        tuned_lens, "fit_tuned_lens", lambda *args, **rest: fits.append(1) or fit(*args, **rest, n_tokens=600)
+    )
+    for _ in range(2):
+        result = run("lens", "hello", "--model", folder, "--tuned")
+        assert result.exit_code == 0 and "Tuned lens of" in result.stdout, stops(result)
+    assert fits == [1]
+
+
+def test_attribute_shows_parts_that_sum_to_the_logit(run, folder, tmp_path):
+    result = run("attribute", "hello", "--model", folder, "--token", "e", "--against", "a", "--out", tmp_path / "out")
+    assert result.exit_code == 0, stops(result)
+    told = json.loads(run("attribute", "hello", "--model", folder, "--token", "e", "--against", "a", "--json").stdout)
+    total = sum(row["contribution_logits"] for row in told["rows"])
+    assert f"{total:+.4f}"[:-1] in result.stdout.replace("\n", " ")
+    assert (tmp_path / "out" / "index.html").exists() and told["folder"] is None
+    shown = re.findall(r"^\s+(L\dH\d|L\d MLP|embed|\d+ others)\s+([+-][\d.]+)$", result.stdout, flags=re.MULTILINE)
+    assert sum(float(value) for _, value in shown) == pytest.approx(total, abs=0.02)

@@ -65,6 +65,16 @@ Model = Annotated[
         help="A name that `probe models` lists, a folder, a .gguf file, or a name on the Hugging Face Hub.",
     ),
 ]  # fmt: skip
+DocumentStart = Annotated[
+    bool | None,
+    typer.Option(
+        "--document-start/--no-document-start", show_default=False,
+        help="Put the model's document separator first. Without: if its files name one.",
+    ),
+]  # fmt: skip
+ResultFolder = Annotated[
+    Path | None, typer.Option("--out", "-o", help="New folder for table, manifest and a page with figures.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -165,6 +175,83 @@ def record(
         show_recording(recording, plan, seconds, out)
 
 
+@app.command(epilog="Example: probe lens 'The capital of France is' --watch ' Paris' --out out/lens")
+def lens(
+    text: Annotated[str, typer.Argument(help="The prompt.")],
+    model: Model = None,
+    watch: Annotated[
+        list[str] | None,
+        typer.Option("--watch", help="A token to follow, such as ' Paris'; may be repeated. Without: each first one."),
+    ] = None,
+    position: Annotated[int, typer.Option("--position", help="After which token; -1 is the last.")] = -1,
+    tuned: Annotated[
+        bool, typer.Option("--tuned", help="Through a tuned lens; fitted first if the cache has none (minutes).")
+    ] = False,
+    document_start: DocumentStart = None,
+    out: ResultFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read the residual stream after every step as a prediction of the next token."""
+    from probe.cli._readings import lens_section, save_reading, starts_document
+    from probe.cli._terminal import messages
+    from probe.methods.lens import logit_lens
+    from probe.methods.tuned_lens import load_tuned_lens
+    from probe.recording import record as record_values
+
+    _check_free(out)
+    with messages().status("starting") as status:
+        loaded, _ = _load(model, status)
+        start = starts_document(loaded, document_start)
+        status.update("running the prompt")
+        sites = ["resid_pre", "resid_mid", "resid_post"]
+        recording = record_values(loaded, text, sites=sites, document_start=start, logits=False)
+        raw = logit_lens(loaded, recording, watch=watch)
+        raw.entry(0, position)  # raises before a long fit
+        status.stop()
+        translator = load_tuned_lens(loaded) if tuned else None
+        status.start()
+        status.update("reading every place")
+        readout = raw if translator is None else logit_lens(loaded, recording, watch=watch, tuned=translator)
+        section = lens_section(readout, position, None if translator is None else translator.verdict())
+        if out is not None:
+            save_reading(out, readout, f"{loaded.name}: {section.heading}", [text], section)
+    _show(readout, section, out=out, as_json=as_json)
+
+
+@app.command(epilog="Example: probe attribute 'The capital of France is' --token ' Paris' --against ' London'")
+def attribute(
+    text: Annotated[str, typer.Argument(help="The prompt.")],
+    model: Model = None,
+    token: Annotated[
+        str | None, typer.Option("--token", help="Whose logit, such as ' Paris'. Without: the model's first choice.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="Take how far it is above this token's instead.")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many parts to show.")] = 20,
+    document_start: DocumentStart = None,
+    out: ResultFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take the next token's logit apart: what embedding, heads and MLPs wrote towards it."""
+    from probe.cli._readings import attribution_section, save_reading, starts_document
+    from probe.cli._terminal import messages
+    from probe.methods.attribution import attribution_sites, direct_logit_attribution
+    from probe.recording import record as record_values
+
+    _check_free(out)
+    with messages().status("starting") as status:
+        loaded, _ = _load(model, status)
+        start = starts_document(loaded, document_start)
+        status.update("running the prompt")
+        recording = record_values(loaded, text, sites=attribution_sites(loaded), positions=-1, document_start=start)
+        found = direct_logit_attribution(loaded, recording, token=token, against=against)
+        section = attribution_section(found, top)
+        if out is not None:
+            save_reading(out, found, f"{loaded.name}: {section.heading}", [text], section)
+    _show(found, section, out=out, as_json=as_json)
+
+
 @app.command(epilog="Example: probe check, or: probe check path/to/model --no-hugging-face")
 def check(
     model: Annotated[
@@ -245,6 +332,27 @@ def _load(source: str | None, status: Any) -> tuple[Any, float]:
     from probe.weights import load_model
 
     return load_model(source), time.perf_counter() - begin
+
+
+def _check_free(out: Path | None) -> None:
+    """Raise before anything is loaded, rather than after."""
+    from probe.store import check_free
+
+    if out is not None:
+        check_free(out)
+
+
+def _show(result: Any, section: Any, *, out: Path | None, as_json: bool) -> None:
+    from probe.cli._terminal import output, show_section
+
+    if as_json:
+        table = json.loads(result.to_dataframe().to_json(orient="records"))
+        _print_json({"manifest": dict(result.manifest), "rows": table, "folder": None if out is None else str(out)})
+        return
+    console = output()
+    show_section(console, section)
+    if out is not None:
+        console.print(f"\nWith figures, table and manifest: {out}", markup=False)
 
 
 def _source_of(model: str | None) -> str:

@@ -77,7 +77,7 @@ def lens_heatmap(
 
 
 def lens_lines(
-    readout: LensReadout, *, prompt: int = 0, position: int = -1, most: int = 8, theme: ThemeName = "light"
+    readout: LensReadout, *, prompt: int = 0, position: int = -1, most: int = 6, theme: ThemeName = "light"
 ) -> go.Figure:
     """The rank of the watched tokens from the embedding to the end, at one position. Rank 1 is at the top.
 

@@ -27,8 +27,10 @@ LOGITS_AT_ONCE = 2**24
 class Translator(Protocol):
     """What a lens may put before the final norm: a residual stream at a place -> what the last layer would have."""
 
-    manifest: Mapping[str, Any]
-    """How it came about."""
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """How it came about."""
+        ...
 
     def check(self, model: GPT, places: Sequence[str]) -> None:
         """Raise unless it belongs to this model and covers these places."""

@@ -231,3 +231,11 @@ def test_attribution_of_several_prompts_has_error_bars(attribution):
     bar = attribution_bars(attribution, top=3).data[0]
     order = attribution.mean.abs().argsort(descending=True)[:3]
     assert list(bar.error_x.array[:3]) == attribution.standard_error[order].tolist() and bar.error_x.visible
+
+
+def test_no_two_lines_of_a_lens_look_alike_and_the_best_at_the_end_are_drawn(model, recording):
+    readout = logit_lens(model, recording, watch=list(range(20)))
+    lines = lens_lines(readout).data
+    assert len({(line.line.color, line.line.dash) for line in lines}) == len(lines) == 6
+    ends = sorted(readout.watched_ranks[-1, 0, -1].tolist())
+    assert [int(line.y[-1]) for line in lines] == ends[:6]
