@@ -109,32 +109,43 @@ def read_pieces(
 
 
 class Gathered:
-    """What was found in each piece, put together at the end: padding where a prompt has no position."""
+    """What was found in each piece, in tables over all positions: padding where a prompt has no position.
+
+    The tables are there from the first piece on. Small tensors kept from every piece would settle between the large
+    ones that come and go, and memory would grow with the prompt: 2.5 MB a position, measured.
+    """
 
     def __init__(self, positions: Int[Tensor, "batch pos"]):
         self._shape = tuple(positions.shape)
-        self._found: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
+        self._tables: dict[str, Tensor] = {}
 
     def add(
         self, piece: Piece, *, at_places: Mapping[str, Tensor], at_positions: Mapping[str, Tensor] | None = None
     ) -> None:
         """Values by name: (place, row, ...) and (row, ...)."""
+        self._of_places = tuple(at_places)
         rows_first = {name: value.movedim(1, 0) for name, value in at_places.items()} | dict(at_positions or {})
-        self._found.append((piece.prompt, piece.column, {name: value.cpu() for name, value in rows_first.items()}))
-        self._names = tuple(at_places)
+        for name, value in rows_first.items():
+            table = self._tables[name] = self._table(self._tables.get(name), value)
+            table[(piece.prompt, piece.column, *(slice(0, size) for size in value.shape[1:]))] = value.to(table.device)
 
     def whole(self) -> dict[str, Tensor]:
         """(place, batch, pos, ...) and (batch, pos, ...); NaN for padding, -1 of ids and ranks."""
-        tables = {name: self._whole(name) for name in self._found[0][2]}
-        return {name: table.movedim(2, 0) if name in self._names else table for name, table in tables.items()}
+        return {
+            name: table.movedim(2, 0) if name in self._of_places else table for name, table in self._tables.items()
+        }
 
-    def _whole(self, name: str) -> Tensor:
-        parts = [values[name] for _, _, values in self._found]
-        rest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
-        fill = torch.nan if parts[0].is_floating_point() else PADDING
-        table = torch.full((*self._shape, *rest), fill, dtype=parts[0].dtype)
-        for (prompt, column, _), part in zip(self._found, parts, strict=True):
-            table[(prompt, column, *(slice(0, size) for size in part.shape[1:]))] = part
+    def _table(self, known: Tensor | None, value: Tensor) -> Tensor:
+        """The table so far, made wider if this value does not fit: pieces may follow different numbers of tokens."""
+        sizes = list(value.shape[1:])
+        if known is not None:
+            sizes = [max(pair) for pair in zip(sizes, known.shape[2:], strict=True)]
+            if sizes == list(known.shape[2:]):
+                return known
+        fill = torch.nan if value.is_floating_point() else PADDING
+        table = torch.full((*self._shape, *sizes), fill, dtype=value.dtype)
+        if known is not None:
+            table[tuple(slice(0, size) for size in known.shape)] = known
         return table
 
 

@@ -1,6 +1,8 @@
 """The logit lens against its identities and against brute force."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -260,3 +262,22 @@ def test_both_runs_of_a_difference_follow_the_same_tokens(model):
 def test_runs_that_cannot_be_paired_are_refused(model, prompts, arguments, said):
     with pytest.raises(BadShape, match=said):
         lens_difference(model, record(model, RAGGED), record(model, prompts, **arguments))
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_memory_does_not_grow_with_the_prompt():
+    """700 positions of the default model once took 1.7 GB more: what was kept of every piece lay between."""
+    script = """
+import resource, torch, probe
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+model = probe.load_model()
+ids = torch.randint(100, 40_000, (1, 700), generator=torch.Generator().manual_seed(0))
+rec = probe.record(model, ids, sites=["resid_pre", "resid_mid", "resid_post"], logits=False)
+before = peak()
+probe.logit_lens(model, rec)
+print(peak() - before)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 700  # MB
