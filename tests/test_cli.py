@@ -19,11 +19,11 @@ import probe.cli._story
 import probe.cli._tour
 from probe.catalogue import DEFAULT_MODEL
 from probe.cli import app
-from probe.cli._terminal import show_section
 from probe.config import GPTConfig
 from probe.figures.page import Chip, PageSection, Table
 from probe.gpt import GPT, Attention
 from probe.recording import Recording, record
+from probe.terminal import show_section
 from probe.tokens import Tokenizer
 from probe.weights import load_model, save_model
 

@@ -25,6 +25,7 @@ LAYERS = (
     ("generation", "transformer_lens_adapter"),
     ("methods",),
     ("figures",),
+    ("terminal",),
     ("cli",),
 )
 """From the lowest up: a file directly in probe/, or a folder. Modules of one layer do not import one another."""

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from probe.cli._sizes import kinds_kept
-from probe.cli._terminal import output, show_table, show_words
 from probe.figures.page import Table
 from probe.methods.check import CheckReport
 from probe.plan import RecordingPlan
 from probe.recording import Recording
+from probe.terminal import output, show_table, show_words
 from probe.tokens import show_token
 
 

@@ -103,8 +103,8 @@ def tour(
     as_json: AsJson = False,
 ) -> None:
     """See one prediction from the inside: tokens, candidates, layers, heads, costs. Writes a page with figures."""
-    from probe.cli._terminal import messages, output, show_section, show_words
     from probe.cli._tour import PROMPT, take_tour, tour_as_json
+    from probe.terminal import messages, output, show_section, show_words
 
     page = out / "index.html"
     _check_writable(page)
@@ -150,9 +150,9 @@ def record(
 ) -> None:
     """Run one prompt and keep the values asked for; probe.Recording.load reads back what --out saves."""
     from probe.cli._results import recording_as_json, show_recording
-    from probe.cli._terminal import messages
     from probe.plan import plan_recording
     from probe.recording import record as record_values
+    from probe.terminal import messages
 
     arguments: dict[str, Any] = {
         "sites": _names("sites", sites),
@@ -193,10 +193,10 @@ def lens(
 ) -> None:
     """Read the residual stream after every step as a prediction of the next token."""
     from probe.cli._readings import lens_section, save_reading, starts_document
-    from probe.cli._terminal import messages
     from probe.methods.lens import logit_lens
     from probe.methods.tuned_lens import load_tuned_lens
     from probe.recording import record as record_values
+    from probe.terminal import messages
 
     _check_free(out)
     with messages().status("starting") as status:
@@ -235,9 +235,9 @@ def attribute(
 ) -> None:
     """Take the next token's logit apart: what embedding, heads and MLPs wrote towards it."""
     from probe.cli._readings import attribution_section, save_reading, starts_document
-    from probe.cli._terminal import messages
     from probe.methods.attribution import attribution_sites, direct_logit_attribution
     from probe.recording import record as record_values
+    from probe.terminal import messages
 
     _check_free(out)
     with messages().status("starting") as status:
@@ -265,8 +265,8 @@ def check(
 ) -> None:
     """Measure the identities that hold for any GPT on this one. Exit code 1 if one fails."""
     from probe.cli._results import report_as_json, show_report
-    from probe.cli._terminal import messages
     from probe.methods.check import check_model
+    from probe.terminal import messages
 
     with messages().status("starting") as status:
         loaded, _ = _load(model, status)
@@ -343,7 +343,7 @@ def _check_free(out: Path | None) -> None:
 
 
 def _show(result: Any, section: Any, *, out: Path | None, as_json: bool) -> None:
-    from probe.cli._terminal import output, show_section
+    from probe.terminal import output, show_section
 
     if as_json:
         table = json.loads(result.to_dataframe().to_json(orient="records"))

@@ -131,9 +131,7 @@ class Gathered:
 
     def whole(self) -> dict[str, Tensor]:
         """(place, batch, pos, ...) and (batch, pos, ...); NaN for padding, -1 of ids and ranks."""
-        return {
-            name: table.movedim(2, 0) if name in self._of_places else table for name, table in self._tables.items()
-        }
+        return {name: table.movedim(2, 0) if name in self._of_places else table for name, table in self._tables.items()}
 
     def _table(self, known: Tensor | None, value: Tensor) -> Tensor:
         """The table so far, made wider if this value does not fit: pieces may follow different numbers of tokens."""
