@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from probe.errors import BadPrompt, BadShape, OutOfRange, ProbeError
-from probe.gpt import GPT, KeyValueCache
+from probe.gpt import GPT, KeyValueCache, affine
 from tests.tiny import CONFIGS, tiny_model, tiny_tokens
 
 ROUNDING = 2e-5  # a few units in the last place of values of size 10
@@ -184,3 +184,21 @@ def test_a_window_hides_what_is_further_back():
     cache = KeyValueCache(capacity=9)
     parts = [model(piece, cache=cache) for piece in tiny_tokens().split(1, dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), step_by_step, atol=ROUNDING, rtol=0)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@pytest.mark.parametrize("stored", ["in, out", "out, in", "neither"])
+@pytest.mark.parametrize("shape", [(12, 24), (24, 12), (7, 12), (12, 7), (5, 7)])
+def test_one_row_is_shared_by_the_threads_and_comes_out_the_same(monkeypatch, threads, stored, shape):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    generator = torch.Generator().manual_seed(0)
+    n, m = shape
+    weight = {
+        "in, out": lambda: torch.randn(n, m, generator=generator),
+        "out, in": lambda: torch.randn(m, n, generator=generator).T,
+        "neither": lambda: torch.randn(n, 2 * m, generator=generator)[:, ::2],
+    }[stored]()
+    x, offset = torch.randn(1, 1, n, generator=generator), torch.randn(m, generator=generator)
+    with torch.no_grad():
+        torch.testing.assert_close(affine(x, weight, offset), x @ weight + offset, atol=ROUNDING, rtol=0)
+        torch.testing.assert_close(affine(x, weight, None), x @ weight, atol=ROUNDING, rtol=0)
