@@ -10,6 +10,7 @@ Everything is an argument of one call and nothing stays on the model.
 
 from probe.config import GPTConfig, RotaryScaling
 from probe.errors import ProbeError
+from probe.generation import Generation, generate
 from probe.gpt import GPT
 from probe.interventions import Intervention, add, edit, project_out, replace, scale, zero
 from probe.methods.attribution import LogitAttribution, attribution_sites, direct_logit_attribution
@@ -24,6 +25,7 @@ from probe.weights import load_model, save_model
 __all__ = [
     "GPT",
     "GPTConfig",
+    "Generation",
     "Intervention",
     "LogitAttribution",
     "ProbeError",
@@ -36,6 +38,7 @@ __all__ = [
     "direct_logit_attribution",
     "edit",
     "fit_tuned_lens",
+    "generate",
     "lens_difference",
     "load_model",
     "load_tuned_lens",

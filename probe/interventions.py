@@ -216,8 +216,11 @@ def plan_edits(
     *,
     lengths: Collection[int],
     run: Collection[str],
+    seen: int = 0,
 ) -> Edits:
     """Check every intervention against the prompts (`lengths`) and the sites (`run`) of one call.
+
+    `seen` tokens of a key/value cache come before those of the call: attention has so many more keys.
 
     Raises:
         UnknownName, OutOfRange: a site, layer, head, position or row that does not exist.
@@ -227,7 +230,7 @@ def plan_edits(
     planned = [
         planned
         for number, one in enumerate(interventions)
-        for planned in _plan_one(config, number, one, tuple(lengths), run)
+        for planned in _plan_one(config, number, one, tuple(lengths), run, seen)
     ]
     return Edits(interventions, planned)
 
@@ -248,7 +251,7 @@ def list_interventions(interventions: Intervention | Iterable[Intervention]) -> 
 
 
 def _plan_one(
-    config: GPTConfig, number: int, one: Intervention, lengths: tuple[int, ...], run: Collection[str]
+    config: GPTConfig, number: int, one: Intervention, lengths: tuple[int, ...], run: Collection[str], seen: int
 ) -> list[PlannedEdit]:
     layer = one.where.get("layer")
     layers = None if layer is None else check_layers(config, as_list("layer", layer))
@@ -260,12 +263,15 @@ def _plan_one(
         raise BadIntervention(f"{one}: would touch nothing at {missed[0]}, which this call does not compute")
     heads = check_heads(config, one.site, one.where.get("heads"))
     selection = select(lengths, rows=one.where.get("rows"), positions=one.where.get("positions"), heads=heads)
-    return [_at_site(config, number, one, name, selection) for name in named if name in run]
+    return [_at_site(config, number, one, name, selection, seen) for name in named if name in run]
 
 
-def _at_site(config: GPTConfig, number: int, one: Intervention, name: str, selection: Selection) -> PlannedEdit:
+def _at_site(
+    config: GPTConfig, number: int, one: Intervention, name: str, selection: Selection, seen: int
+) -> PlannedEdit:
     dims = site_dims(name)
-    whole = site_shape(config, name, batch=len(selection.lengths), pos=max(selection.lengths))
+    sizes = site_shape(config, name, batch=len(selection.lengths), pos=max(selection.lengths))
+    whole = tuple(size + seen if dim == "key_pos" else size for dim, size in zip(dims, sizes, strict=True))
     shape = selection.shape(dims, whole)
     if not broadcasts(one.operand_shape, shape):
         raise BadIntervention(

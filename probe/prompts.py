@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from probe.config import GPTConfig
-from probe.errors import BadPrompt, BadShape, OutOfRange, as_integer
+from probe.errors import BadPrompt, BadShape, OutOfRange, as_integer, check_index
 
 Prompts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | np.ndarray | Tensor
 """One text, several texts, or token ids: of one prompt, of several, or as (batch, pos)."""
@@ -81,6 +81,25 @@ def document_start_id(tokenizer: TokenizerLike | None) -> int:
     if tokenizer.document_start_id is None:
         raise BadPrompt("document_start=True: this model's tokenizer declares no document separator")
     return tokenizer.document_start_id
+
+
+def token_id(config: GPTConfig, tokenizer: Any, token: str | int) -> int:
+    """The id of one token, given as text (" Paris") or as id.
+
+    Raises:
+        BadPrompt: a text that is not one token (the message shows its pieces), or text to a model without tokenizer.
+        OutOfRange: an id outside the vocabulary.
+    """
+    if not isinstance(token, str):
+        return check_index("token id", token, config.d_vocab, owner="this model's vocabulary")
+    if tokenizer is None:
+        raise BadPrompt(f"token {token!r}: this model has no tokenizer; give its id")
+    return tokenizer.token_id(token)
+
+
+def str_tokens(tokenizer: TokenizerLike | None, ids: Sequence[int]) -> list[str]:
+    """The text of each token; without a tokenizer its id in brackets."""
+    return [f"[{token}]" for token in ids] if tokenizer is None else tokenizer.str_tokens(ids)
 
 
 def check_ids(config: GPTConfig, ids: Sequence[int], which: str) -> None:

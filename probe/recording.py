@@ -14,9 +14,9 @@ from torch import Tensor
 
 from probe.config import GPTConfig
 from probe.errors import BadIntervention, BrokenFile, NumbersBroke, SiteNotRecorded, UnknownName, check_index
-from probe.gpt import GPT
+from probe.gpt import GPT, KeyValueCache
 from probe.interventions import Effect, Intervention, contains_infinity, contains_nan
-from probe.prompts import Prompts
+from probe.prompts import Prompts, str_tokens
 from probe.provenance import provenance
 from probe.reduction import Reduction
 from probe.request import Request, read_request
@@ -270,7 +270,7 @@ def record(
     return Recording(
         values=tap.values,
         tokens=None if request.batch is None else request.batch.tokens(padding=PADDING),
-        str_tokens=None if request.batch is None else [_str_tokens(model, ids) for ids in request.batch.ids],
+        str_tokens=None if request.batch is None else [str_tokens(model.tokenizer, ids) for ids in request.batch.ids],
         lengths=torch.tensor(request.lengths),
         positions=None if where.positions is None else torch.tensor(where.positions),
         config=model.config,
@@ -279,15 +279,16 @@ def record(
     )
 
 
-def run(model: GPT, request: Request, tap: RecordingTap) -> None:
-    """The pass itself."""
+def run(model: GPT, request: Request, tap: RecordingTap, cache: KeyValueCache | None = None) -> None:
+    """The pass itself. With a cache, the tokens of the request are the next ones after those that it has seen."""
     if request.batch is None:
         assert request.resid is not None, "read_request gives one of the two"
         resid = request.resid
     else:
-        resid = model.embed_tokens(request.batch.tokens(padding=0).to(model.device), tap=tap)
+        seen = 0 if cache is None else cache.length
+        resid = model.embed_tokens(request.batch.tokens(padding=0).to(model.device), tap=tap, seen=seen)
     resid = model.run_layers(
-        resid, tap=tap, start_at_layer=request.first_layer, stop_after_layer=request.stop_after_layer
+        resid, tap=tap, start_at_layer=request.first_layer, stop_after_layer=request.stop_after_layer, cache=cache
     )
     everywhere = Selection(request.lengths)
     _check_numbers(request, "the residual stream holds", resid, everywhere)
@@ -316,8 +317,3 @@ def _check_numbers(request: Request, what: str, value: Float[Tensor, "batch kept
         edits = "; ".join(effect.intervention for effect in request.edits.effects())
         raise BadIntervention(f"{what} {found} after these interventions: {edits}")
     raise NumbersBroke(f"{what} {found}: a weight is NaN or infinite, or numbers overflowed")
-
-
-def _str_tokens(model: GPT, ids: tuple[int, ...]) -> list[str]:
-    """The text of each token; without a tokenizer its id in brackets."""
-    return [f"[{token}]" for token in ids] if model.tokenizer is None else model.tokenizer.str_tokens(ids)

@@ -18,7 +18,7 @@ LAYERS = (
     ("geometry", "statistics", "config", "devices", "tokenizer_files"),
     ("sites", "tokens", "store", "pieces", "catalogue", "rotary", "prompts", "named_weights"),
     ("gpt", "selection", "results"),
-    ("metrics", "interventions", "reduction", "provenance", "words", "weights"),
+    ("metrics", "interventions", "reduction", "provenance", "sampling", "words", "weights"),
     ("request",),
     ("tap", "plan"),
     ("recording",),

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from probe.errors import BadPrompt, DifferentModel, SiteNotRecorded, check_index
+from probe.errors import DifferentModel, SiteNotRecorded, check_index
 from probe.gpt import GPT
+from probe.prompts import str_tokens, token_id
 from probe.provenance import fingerprint
 from probe.recording import Recording
 from probe.sites import describe_site
@@ -61,14 +62,14 @@ def token_ids(model: GPT, tokens: Sequence[str | int]) -> list[int]:
         BadPrompt: a text that is not one token (the message shows its pieces), or text to a model without tokenizer.
         OutOfRange: an id outside the vocabulary.
     """
-    return [_token_id(model, token) for token in ([tokens] if isinstance(tokens, str) else tokens)]
+    several = [tokens] if isinstance(tokens, str) else tokens
+    return [token_id(model.config, model.tokenizer, token) for token in several]
 
 
 def token_texts(model: GPT, ids: Iterable[int]) -> dict[int, str]:
     """The text of each token; without a tokenizer its id in brackets."""
     ids = sorted(set(ids))
-    texts = [f"[{token}]" for token in ids] if model.tokenizer is None else model.tokenizer.str_tokens(ids)
-    return dict(zip(ids, texts, strict=True))
+    return dict(zip(ids, str_tokens(model.tokenizer, ids), strict=True))
 
 
 def texts_of(recording: Recording) -> list[list[str]]:
@@ -76,11 +77,3 @@ def texts_of(recording: Recording) -> list[list[str]]:
     if recording.str_tokens is not None:
         return recording.str_tokens
     return [[f"[{position}]" for position in range(length)] for length in recording.lengths.tolist()]
-
-
-def _token_id(model: GPT, token: str | int) -> int:
-    if not isinstance(token, str):
-        return check_index("token id", token, model.config.d_vocab, owner="this model's vocabulary")
-    if model.tokenizer is None:
-        raise BadPrompt(f"token {token!r}: this model has no tokenizer; give its id")
-    return model.tokenizer.token_id(token)
