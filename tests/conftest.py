@@ -9,7 +9,9 @@ import random
 
 import jaxtyping
 
-jaxtyping.install_import_hook("probe", "beartype.beartype")
+import tests.checked  # noqa: F401  named in the hook, which looks it up among what is imported
+
+jaxtyping.install_import_hook("probe", "tests.checked.check")
 
 import hypothesis
 import numpy as np

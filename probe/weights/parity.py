@@ -16,7 +16,14 @@ from probe.errors import UnsupportedModel
 def huggingface_logits(
     source: Any, tokens: Int[Tensor, "batch pos"], *, dtype: torch.dtype
 ) -> Float[Tensor, "batch pos d_vocab"]:
-    """Raw logits on the CPU of what `source` names: a cached catalogue name, a folder, a .gguf file, a Hub name.
+    """Raw logits on the CPU of what `source` names; see `huggingface_model`."""
+    model = huggingface_model(source, dtype=dtype)
+    with torch.no_grad():
+        return model(tokens).logits
+
+
+def huggingface_model(source: Any, *, dtype: torch.dtype) -> Any:
+    """Hugging Face's module, on the CPU, of a cached catalogue name, a folder, a .gguf file or a Hub name.
 
     Raises:
         UnsupportedModel: Hugging Face cannot read these files; the message has its words.
@@ -29,13 +36,11 @@ def huggingface_logits(
     logging.set_verbosity_error()
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bars, of which one cannot be switched off
-            model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **arguments)
+            return AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **arguments).eval()
     except (ValueError, OSError, ImportError, KeyError) as error:
         raise UnsupportedModel(f"transformers cannot read {source}: {str(error).strip().splitlines()[0]}") from error
     finally:
         logging.set_verbosity(verbosity)
-    with torch.no_grad():
-        return model.eval()(tokens).logits
 
 
 def _place(source: Any) -> tuple[str, dict[str, str]]:
