@@ -8,6 +8,7 @@
 Everything is an argument of one call and nothing stays on the model.
 """
 
+from probe.chat import chat
 from probe.config import GPTConfig, RotaryScaling
 from probe.errors import ProbeError
 from probe.generation import Generation, generate
@@ -35,6 +36,7 @@ __all__ = [
     "TunedLens",
     "add",
     "attribution_sites",
+    "chat",
     "direct_logit_attribution",
     "edit",
     "fit_tuned_lens",

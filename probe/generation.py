@@ -246,7 +246,7 @@ class Generation(Result):
         with torch.no_grad():
             run(self._model, request, tap, self._cache)
         self._effects.append(dict(zip(here, request.edits.effects(), strict=True)))
-        return on_cpu(at_least_float32(tap.values["logits"][0, -1]))
+        return at_least_float32(tap.values["logits"][0, -1]).cpu()
 
 
 @dataclass(frozen=True)
@@ -335,11 +335,6 @@ def generate(
     _check_room(model, batch.ids[0])
     _check_interventions(model, settings, len(batch.ids[0]))
     return Generation(model, batch.ids[0], settings)
-
-
-def on_cpu(logits: Float[Tensor, " d_vocab"]) -> Float[Tensor, " d_vocab"]:
-    """The one place where a step waits for an accelerator."""
-    return logits.cpu()
 
 
 def _plan(model: GPT, interventions: Iterable[Intervention], n_new: int, seen: int) -> Edits:

@@ -84,7 +84,7 @@ class Tokenizer:
         template = default_template(getattr(tokenizer, "chat_template", None))
         return cls(copy, bos=tokenizer.bos_token, eos=tokenizer.eos_token, chat_template=template)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids, with the special tokens that the tokenizer's file adds by itself (a bos for some models).
 
         The text of a special token inside `text` becomes that token, as the file has it.
@@ -92,7 +92,7 @@ class Tokenizer:
         Raises:
             BadPrompt: not text, text that is not valid Unicode, or a tokenizer whose way of cutting text is unknown.
         """
-        return self._encode(text, add_special_tokens=True)
+        return self._encode(text, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of these tokens, special tokens included; bytes that are not valid UTF-8 become U+FFFD."""

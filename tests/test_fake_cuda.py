@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 import probe
 from probe.config import GPTConfig, RotaryScaling
 from probe.errors import BadIntervention
+from probe.generation import Settings, Step
 from probe.gpt import GPT, KeyValueCache
 from tests.tiny import CONFIGS, GPT2, LLAMA, LetterTokenizer
 
@@ -149,6 +150,22 @@ def test_a_cached_pass_and_a_partial_unembedding_run_where_the_model_is(family, 
     for n in (3, 1, 2):
         logits = model(torch.ones(2, n, dtype=torch.long, device=CUDA), cache=cache, unembed_at=at)
         assert (logits.device, tuple(logits.shape)) == (CUDA, (2, 1, 50))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_generation_runs_where_the_model_is_and_chooses_on_the_cpu(family, on_cuda, monkeypatch):
+    """One row of logits comes back for each step; choosing from it needs numbers, so that is replaced."""
+    came_back = []
+
+    def choose(settings, model, logits, steps, position):
+        came_back.append((logits.device.type, tuple(logits.shape)))
+        return Step(position, 7, "g", 1.0, 1.0, 1, 0.0, None, None)
+
+    monkeypatch.setattr(Settings, "choose", choose)
+    edited = [probe.zero("z", layer=1, heads=0), probe.add("resid_mid", ON_CPU, positions=-1)]
+    generation = probe.generate(on_cuda(CONFIGS[family]), [1, 2, 3], max_tokens=3, interventions=edited)
+    assert generation.run().ids == [1, 2, 3, 7, 7, 7]
+    assert came_back == [("cpu", (50,))] * 3
 
 
 def test_loss_is_computed_where_the_model_is(model):

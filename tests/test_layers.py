@@ -23,6 +23,7 @@ LAYERS = (
     ("tap", "plan"),
     ("recording",),
     ("generation", "transformer_lens_adapter"),
+    ("chat",),
     ("methods",),
     ("figures",),
     ("terminal",),
