@@ -16,6 +16,7 @@ from probe.gpt import GPT
 from probe.interventions import Intervention, add, edit, project_out, replace, scale, zero
 from probe.methods.attribution import LogitAttribution, attribution_sites, direct_logit_attribution
 from probe.methods.lens import lens_difference, logit_lens
+from probe.methods.surprise import TextScores, score_text
 from probe.methods.tuned_lens import TunedLens, fit_tuned_lens, load_tuned_lens
 from probe.metrics import loss
 from probe.plan import RecordingPlan, plan_recording
@@ -33,6 +34,7 @@ __all__ = [
     "Recording",
     "RecordingPlan",
     "RotaryScaling",
+    "TextScores",
     "TunedLens",
     "add",
     "attribution_sites",
@@ -52,6 +54,7 @@ __all__ = [
     "replace",
     "save_model",
     "scale",
+    "score_text",
     "site_dims",
     "site_names",
     "site_shape",
