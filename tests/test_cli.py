@@ -15,6 +15,7 @@ from rich.console import Console
 from tokenizers import decoders, models, pre_tokenizers
 from typer.testing import CliRunner
 
+import probe
 import probe.cli._story
 import probe.cli._tour
 from probe.catalogue import DEFAULT_MODEL
@@ -87,7 +88,8 @@ def test_help_lists_every_command_and_where_to_begin(run):
 
 
 @pytest.mark.parametrize(
-    "command", ["tour", "record", "lens", "attribute", "check", "models", "models fetch", "models remove"]
+    "command",
+    ["tour", "record", "lens", "attribute", "generate", "chat", "check", "models", "models fetch", "models remove"],
 )
 def test_every_command_helps_with_an_example(run, command):
     result = run(*command.split(), "-h")
@@ -387,3 +389,83 @@ def test_attribute_shows_parts_that_sum_to_the_logit(run, folder, tmp_path):
     assert (tmp_path / "out" / "index.html").exists() and told["folder"] is None
     shown = re.findall(r"^\s+(L\dH\d|L\d MLP|embed|\d+ others)\s+([+-][\d.]+)$", result.stdout, flags=re.MULTILINE)
     assert sum(float(value) for _, value in shown) == pytest.approx(total, abs=0.02)
+
+
+def test_generate_streams_the_text_that_python_makes(run, folder, tmp_path):
+    arguments = ["generate", "hello", "--model", folder, "-n", "6", "--seed", "3", "-t", "1.5"]
+    result = run(*arguments, "--out", tmp_path / "out")
+    assert result.exit_code == 0, stops(result)
+    model = load_model(folder)
+    expected = probe.generate(model, "hello", max_tokens=6, seed=3, temperature=1.5, document_start=True).run()
+    assert result.stdout.startswith(expected.text)
+    assert "seed 3" in result.stdout and "6 tokens (max tokens)" in result.stdout
+    told = json.loads(run(*arguments, "--json").stdout)
+    assert told["text"] == expected.text and len(told["steps"]) == 6
+    assert [step["token_id"] for step in told["steps"]] == expected.ids[-6:]
+    table = pandas.read_csv(tmp_path / "out" / "table.csv")
+    assert table["token_id"].tolist() == expected.ids[-6:]
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert "cumulative" in page and "http" not in page.split("<body>")[1]
+
+
+def test_generate_shows_the_distribution_behind_each_token(run, folder):
+    result = run("generate", "hello", "--model", folder, "-n", "3", "-t", "0", "--show-distribution")
+    assert result.exit_code == 0, stops(result)
+    model = load_model(folder)
+    for step in probe.generate(model, "hello", max_tokens=3, temperature=0, document_start=True):
+        best = float(step.distribution.probabilities()[0])
+        assert re.search(rf"100\.0%\s+{step.surprise:.2f}\s+\S+ {best:.1%}", result.stdout)
+    assert "seed" not in result.stdout
+
+
+def test_a_temperature_below_zero_is_refused_before_the_model_is_loaded(run):
+    result = run("generate", "hello", "--model", "no-such-model", "-t", "-1")
+    assert result.exit_code == 2 and "temperature=-1.0: expected 0" in stops(result)
+    result = run("chat", "hello", "--model", "no-such-model", "--top-p", "0")
+    assert result.exit_code == 2 and "top_p=0.0: expected above 0" in stops(result)
+
+
+def test_a_model_that_was_not_trained_to_chat_says_so(run, folder):
+    result = run("chat", "hello", "--model", folder)
+    assert result.exit_code == 2 and "has no chat template" in stops(result)
+
+
+@pytest.fixture(scope="module")
+def chat_folder(tmp_path_factory) -> str:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }};{% endfor %}a:"
+    return saved(tmp_path_factory.mktemp("chat") / "model", LLAMA, tokenizer)
+
+
+def test_chat_answers_one_text_and_shows_what_it_continues(run, chat_folder):
+    result = run("chat", "hi", "--model", chat_folder, "--system", "be", "-n", "3", "-t", "0", "--show-prompt")
+    assert result.exit_code == 0, stops(result)
+    assert "s : b e ; u : h i ; a :" in result.stdout
+    model = load_model(chat_folder)
+    talk = [{"role": "system", "content": "be"}, {"role": "user", "content": "hi"}]
+    assert probe.chat(model, talk, max_tokens=3, temperature=0).run().text in result.stdout
+
+
+def test_a_conversation_remembers_what_was_said(chat_folder):
+    command = [
+        sys.executable,
+        "-c",
+        "from probe.cli import main; main()",
+        "chat",
+        "--model",
+        chat_folder,
+        "-n",
+        "2",
+        "-t",
+        "0",
+        "--show-prompt",
+    ]
+    talk = subprocess.run(command, input="hi\n\nyo\n", capture_output=True, text=True, check=True).stdout
+    model = load_model(chat_folder)
+    first = probe.chat(model, "hi", max_tokens=2, temperature=0).run().text
+    assert f"{15 + len(first)} tokens to continue" in talk.replace("\n", " ")
+
+
+def test_keeping_a_whole_conversation_is_refused(run):
+    result = run("chat", "--json")
+    assert result.exit_code == 2 and "give the text to answer" in stops(result)

@@ -1,4 +1,4 @@
-"""The command line: `probe tour`, `probe record`, `probe models`, `probe check`."""
+"""The command line: `probe tour` and the rest of `probe --help`."""
 
 from probe.cli.commands import app, main
 
