@@ -15,6 +15,7 @@ from probe.generation import Generation, generate
 from probe.gpt import GPT
 from probe.interventions import Intervention, add, edit, project_out, replace, scale, zero
 from probe.methods.attribution import LogitAttribution, attribution_sites, direct_logit_attribution
+from probe.methods.heads import HeadScores, head_scores
 from probe.methods.lens import lens_difference, logit_lens
 from probe.methods.surprise import TextScores, score_text
 from probe.methods.tuned_lens import TunedLens, fit_tuned_lens, load_tuned_lens
@@ -28,6 +29,7 @@ __all__ = [
     "GPT",
     "GPTConfig",
     "Generation",
+    "HeadScores",
     "Intervention",
     "LogitAttribution",
     "ProbeError",
@@ -43,6 +45,7 @@ __all__ = [
     "edit",
     "fit_tuned_lens",
     "generate",
+    "head_scores",
     "lens_difference",
     "load_model",
     "load_tuned_lens",

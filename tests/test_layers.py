@@ -191,7 +191,7 @@ PLANTED = {
     "relative, of the package": ("methods/lens.py", "from .. import cli", "layer"),
     "of probe": ("methods/lens.py", "import probe", "probe itself"),
     "of a re-export": ("methods/lens.py", "from probe import record", "probe itself"),
-    "of a sibling": ("methods/lens.py", "from probe.methods.heads import head_scores", "sibling"),
+    "of a sibling": ("methods/lens.py", "from probe.methods.attention import head_scores", "sibling"),
     "of a sibling, relative": ("methods/lens.py", "from .heads import head_scores", "sibling"),
     "of a sibling through the folder": ("methods/lens.py", "from probe.methods import score", "__init__"),
     "of another folder's private module": ("methods/lens.py", "from probe.weights._hf_config import x", "private"),

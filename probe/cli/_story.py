@@ -8,11 +8,11 @@ from typing import Any
 
 from probe.cli._sizes import kinds_kept
 from probe.cli._tour import PROMPT, Tour
+from probe.figures.attention import attention_heatmap
 from probe.figures.distribution import next_token_bars
-from probe.figures.heads import attention_heatmap
 from probe.figures.lens import lens_heatmap, lens_lines, place_label
 from probe.figures.page import Chip, PageSection, Table
-from probe.methods.heads import HeadFocus, HeadLook
+from probe.methods.attention import HeadFocus, HeadLook
 from probe.tokens import show_token
 
 OTHER_PROMPT = "The Eiffel Tower stands in the city of"

@@ -12,8 +12,8 @@ import torch
 from probe.catalogue import known_models
 from probe.errors import BadPrompt
 from probe.gpt import GPT
+from probe.methods.attention import HeadFocus, HeadLook, HeadPattern, find_focus, read_look, read_pattern
 from probe.methods.distribution import NextTokens, next_tokens
-from probe.methods.heads import HeadFocus, HeadLook, HeadPattern, find_focus, read_look, read_pattern
 from probe.methods.lens import LensReadout, logit_lens
 from probe.plan import RecordingPlan, plan_recording
 from probe.recording import Recording, record

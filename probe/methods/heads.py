@@ -1,234 +1,285 @@
-"""Heads: where each attention head looks, and which of them look somewhere telling.
+"""What every attention head does, as scores of its patterns: previous token, duplicate token, induction, and others.
 
-Left out so far: scores of what a head does (previous token, induction, ...), and what it writes.
+Every score stands beside its chance level, what attention spread evenly over the visible tokens would get on the same
+queries. Position 0 is an attention sink: it is left out of entropy and distance, and its share is a score of its own.
+Source: Olsson et al., "In-context learning and induction heads" (2022); Elhage et al. (2021).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
-from probe.errors import BadPrompt, SiteNotRecorded, check_index
-from probe.methods._inputs import check_not_reduced, manifest_of, texts_of
-from probe.recording import Recording
+from probe.errors import BadPrompt, OutOfRange, as_integer, check_choice
+from probe.gpt import GPT
+from probe.prompts import Prompts, read_prompts
+from probe.provenance import provenance
+from probe.recording import record
 from probe.results import Result
 
 if TYPE_CHECKING:
     import pandas
 
+Score = Literal["previous token", "duplicate token", "induction", "first token", "entropy", "distance"]
+SCORES: tuple[Score, ...] = get_args(Score)
+Source = Literal["text", "random"]
+SOURCES: tuple[Source, ...] = get_args(Source)
+
 
 @dataclass(frozen=True, eq=False)
-class HeadFocus(Result):
-    """Where every recorded head looks from the last token of each prompt.
+class HeadScores(Result):
+    """Six scores of every head, on the user's texts, on repeated random tokens, or on both.
 
-    Position 0 is where heads rest that have nothing to say (an attention sink), so its share stands apart.
+    Each is a mean over the query positions for which it is defined; NaN where there was none.
+
+    * previous token, duplicate token, induction, first token: attention weight, 0 to 1, on the token before; on earlier
+      occurrences of the same token; on the tokens right after those; on position 0.
+    * entropy: of the weights on all tokens but position 0, as a share of log(how many there are), 0 to 1.
+    * distance: mean number of tokens back, of the same weights.
     """
 
-    layers: tuple[int, ...]
-    heads: tuple[int, ...]
-    """The numbers of the heads recorded, the same in every layer."""
-    str_tokens: list[list[str]]
-    """The text of each token of each prompt."""
-    weight: Float[Tensor, "layer head batch"]
-    """The largest attention weight on any token but the first, 0 to 1."""
-    looks_at: Int[Tensor, "layer head batch"]
-    """The position of that token."""
-    share_on_first: Float[Tensor, "layer head batch"]
-    """The attention weight on position 0, 0 to 1."""
+    sources: tuple[Source, ...]
+    values: Float[Tensor, "source score layer head"]
+    """Scores in the order of `SCORES`."""
+    standard_error: Float[Tensor, "source score layer head"]
+    """Of the mean over prompts; NaN where fewer than two prompts have the score."""
+    chance: Float[Tensor, "source score"]
+    """What even attention over all tokens up to the query would score on the same queries."""
+    n_queries: Int[Tensor, "source score"]
+    """Over how many query positions the mean is."""
+    n_prompts: Int[Tensor, " source"]
     manifest: Mapping[str, Any]
-    """Where the numbers come from."""
+    """Model, prompts as ids, seed."""
 
-    def most_telling(self, n: int, *, prompt: int = 0, one_per_token: bool = False) -> list[tuple[int, int]]:
-        """The (layer, head) pairs of the n largest weights, the largest first.
+    def of(self, score: Score, source: Source | None = None) -> Float[Tensor, "layer head"]:
+        """One score of all heads. `source` None: random tokens where they were run, else the texts.
 
-        `one_per_token` takes only the strongest head for every token looked at, so that the n do not say the same.
+        Raises:
+            UnknownName: no such score, or a source that was not run.
         """
-        chosen: list[tuple[int, int]] = []
-        taken: set[int] = set()
-        for at in self.weight[..., prompt].flatten().argsort(descending=True, stable=True).tolist():
-            row, column = divmod(at, len(self.heads))
-            position = int(self.looks_at[row, column, prompt])
-            if not (one_per_token and position in taken):
-                chosen.append((self.layers[row], self.heads[column]))
-                taken.add(position)
-        return chosen[:n]
+        return self.values[self._index(score, source)]
+
+    def top(
+        self, score: Score, n: int = 5, *, source: Source | None = None, largest: bool = True
+    ) -> list[tuple[int, int, float]]:
+        """(layer, head, value) of the n heads that score highest (or lowest).
+
+        Raises:
+            UnknownName: as `of`.
+        """
+        table = self.of(score, source)
+        low = table.nan_to_num(-torch.inf if largest else torch.inf)
+        order = low.flatten().argsort(descending=largest, stable=True)[:n].tolist()
+        places = [divmod(place, table.shape[1]) for place in order]
+        return [(layer, head, float(table[layer, head])) for layer, head in places]
+
+    def chance_of(self, score: Score, source: Source | None = None) -> float:
+        """The chance level of a score.
+
+        Raises:
+            UnknownName: as `of`.
+        """
+        return float(self.chance[self._index(score, source)])
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per prompt, layer and head."""
+        """Long form: one row per source, score, layer and head."""
         import pandas  # half a second that only tables need
 
-        rows = []
-        for index, layer in enumerate(self.layers):
-            for column, head in enumerate(self.heads):
-                for prompt, texts in enumerate(self.str_tokens):
-                    at = (index, column, prompt)
-                    position = int(self.looks_at[at])
-                    rows.append(
-                        {
-                            "prompt": prompt,
-                            "layer": layer,
-                            "head": head,
-                            "looks_at": position,
-                            "token": texts[position],
-                            "weight": float(self.weight[at]),
-                            "share_on_first": float(self.share_on_first[at]),
-                        }
-                    )
-        return pandas.DataFrame(rows)
+        return pandas.DataFrame(list(self._rows()))
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        _, _, n_layers, n_heads = self.values.shape
+        for source, kind in enumerate(self.sources):
+            for score, name in enumerate(SCORES):
+                about = {"source": kind, "score": name}
+                evidence = {
+                    "chance": float(self.chance[source, score]), "n_queries": int(self.n_queries[source, score]),
+                    "n_prompts": int(self.n_prompts[source]),
+                }  # fmt: skip
+                for layer in range(n_layers):
+                    for head in range(n_heads):
+                        at = (source, score, layer, head)
+                        numbers = {"value": float(self.values[at]), "standard_error": float(self.standard_error[at])}
+                        yield {**about, "layer": layer, "head": head, **numbers, **evidence}
+
+    def _index(self, score: Score, source: Source | None) -> tuple[int, int]:
+        check_choice("score", score, SCORES)
+        chosen = self.sources[-1] if source is None else source
+        check_choice("source", chosen, self.sources)
+        return self.sources.index(chosen), SCORES.index(score)
 
 
-@dataclass(frozen=True, eq=False)
-class HeadPattern(Result):
-    """The attention of one head on one prompt."""
+def head_scores(
+    model: GPT,
+    prompts: Prompts | None = None,
+    *,
+    document_start: bool = False,
+    n_random: int = 8,
+    random_length: int = 48,
+    seed: int = 0,
+    progress: bool = False,
+) -> HeadScores:
+    """Score every head on texts, and on random tokens that are repeated once (where only induction can predict).
 
-    layer: int
-    head: int
-    pattern: Float[Tensor, "query_pos key_pos"]
-    """How much each token (row) takes from each token (column); rows sum to 1."""
-    str_tokens: list[str]
-    """The text of each token."""
-    manifest: Mapping[str, Any]
-    """Where the numbers come from."""
+    Patterns are scored layer by layer as they are made, one prompt at a time, and never kept.
 
-    def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per pair of a token and a token that it can see."""
-        import pandas  # half a second that only tables need
+    Args:
+        prompts: texts or token ids, of three tokens or more each. None: random tokens only.
+        document_start: put the model's document separator first, in texts and random prompts.
+        n_random: how many random prompts; 0: texts only. Each is `random_length` different tokens, no special ones,
+            twice in a row.
+        seed: of the random tokens.
 
-        rows = [
-            (query, self.str_tokens[query], key, self.str_tokens[key], float(self.pattern[query, key]))
-            for query in range(len(self.str_tokens))
-            for key in range(query + 1)
+    Returns:
+        Scores with chance levels, numbers of queries and standard errors; see HeadScores.
+
+    Raises:
+        BadPrompt: neither texts nor random prompts; a text of fewer than three tokens; a prompt that does not fit.
+        OutOfRange: a negative number; more different tokens than the vocabulary has.
+
+    Source: Olsson et al. (2022).
+    """
+    batches: dict[Source, list[tuple[int, ...]]] = {}
+    if prompts is not None:
+        batch = read_prompts(model.config, model.tokenizer, prompts, document_start=document_start)
+        if min(batch.lengths) < 3:
+            raise BadPrompt(f"a prompt of {min(batch.lengths)} tokens: scores need at least 3, for something to choose")
+        batches["text"] = list(batch.ids)
+    drawn = repeated_random_tokens(model, n_random, random_length, seed=seed) if _check_number(n_random) else []
+    if drawn:
+        batches["random"] = list(read_prompts(model.config, model.tokenizer, drawn, document_start=document_start).ids)
+    if not batches:
+        raise BadPrompt("no prompts: give texts, or n_random above 0")
+    found = {
+        source: [_score(model, ids) for ids in tqdm(rows, desc=f"heads on {source}", disable=not progress, leave=False)]
+        for source, rows in batches.items()
+    }
+    summaries = [_summary(tallies) for tallies in found.values()]
+    return HeadScores(
+        sources=tuple(batches),
+        **{name: torch.stack([summary[name] for summary in summaries]) for name in summaries[0]},
+        n_prompts=torch.tensor([len(rows) for rows in batches.values()]),
+        manifest={
+            **provenance(model), "method": "head scores",
+            "prompts": {source: [list(ids) for ids in rows] for source, rows in batches.items()},
+            "method_arguments": {
+                "document_start": document_start, "n_random": n_random, "random_length": random_length, "seed": seed,
+            },
+        },
+    )  # fmt: skip
+
+
+def repeated_random_tokens(model: GPT, n: int, length: int, *, seed: int) -> list[list[int]]:
+    """n prompts of `length` different random tokens, twice in a row; special tokens are left out.
+
+    Raises:
+        OutOfRange: fewer than two tokens, or more than the vocabulary has.
+    """
+    special = getattr(model.tokenizer, "special_ids", frozenset())
+    known = min(model.config.d_vocab, getattr(model.tokenizer, "d_vocab", model.config.d_vocab))
+    ordinary = torch.tensor([token for token in range(known) if token not in special])
+    if not 2 <= length <= len(ordinary):
+        raise OutOfRange(f"random_length={length}: expected 2 to {len(ordinary)}, the ordinary tokens of this model")
+    generator = torch.Generator().manual_seed(seed)
+    firsts = [ordinary[torch.randperm(len(ordinary), generator=generator)[:length]].tolist() for _ in range(n)]
+    return [[*first, *first] for first in firsts]
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """Of one prompt: sums over its queries, and how many there were."""
+
+    sums: Float[Tensor, "score layer head"]
+    counts: Float[Tensor, "score layer head"]
+    chance: Float[Tensor, " score"]
+    """Means."""
+
+
+def _score(model: GPT, ids: Sequence[int]) -> _Tally:
+    wanted = _Wanted.of(torch.tensor(ids, device=model.device))
+    recording = record(model, [list(ids)], sites=[], reduce={"pattern": lambda p, _: wanted.sums(p[0])}, logits=False)
+    both = recording.stack("pattern").cpu()  # (layer, sums or counts, score, head)
+    return _Tally(both[:, 0].movedim(0, 1), both[:, 1].movedim(0, 1), wanted.chance().cpu())
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which weights of a pattern each score of attention sums, for one prompt."""
+
+    masks: Bool[Tensor, "score query_pos key_pos"]
+    """Previous token, duplicate token, induction, first token."""
+    visible: Bool[Tensor, "query_pos key_pos"]
+
+    @classmethod
+    def of(cls, ids: Int[Tensor, " pos"]) -> "_Wanted":
+        place = torch.arange(len(ids), device=ids.device)
+        back = place[:, None] - place  # how many tokens back each key is
+        same = ids[:, None] == ids
+        after_same = torch.nn.functional.pad(same[:, :-1], (1, 0))  # the token before this key is the query's
+        not_sink = place > 0
+        masks = [
+            (back == 1) & not_sink,
+            same & (back > 0) & not_sink,
+            after_same & (back > 0),
+            (place == 0) & (back > 0),
         ]
-        return pandas.DataFrame(rows, columns=["query_pos", "query_token", "key_pos", "key_token", "weight"])
+        return cls(torch.stack(masks), back >= 0)
+
+    def sums(self, pattern: Float[Tensor, "head query_pos key_pos"]) -> Float[Tensor, "two score head"]:
+        """Sums over queries of every score, and over how many queries of each head."""
+        weights = torch.einsum("hqk,sqk->shq", pattern.float(), self.masks.float())
+        n_heads = len(pattern)
+        counts = self.masks.any(-1).sum(-1)[:, None].expand(-1, n_heads)
+        entropy, distance, defined = self._without_sink(pattern.float())
+        n = defined.sum(-1)
+        sums = torch.cat([weights.sum(-1), entropy.sum(-1)[None], distance.sum(-1)[None]])
+        return torch.stack([sums, torch.cat([counts, n[None], n[None]]).float()])
+
+    def chance(self) -> Float[Tensor, " score"]:
+        """Means over queries of what even attention gets."""
+        even = self.visible / self.visible.sum(-1, keepdim=True)
+        sums, counts = self.sums(even[None])[..., 0]
+        return sums / counts.clamp(min=1.0)
+
+    def _without_sink(self, pattern: Float[Tensor, "head query_pos key_pos"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Relative entropy and distance of each query's weights on all but position 0, and whether it has any.
+
+        Queries that see fewer than two such tokens have no choice, and none is defined for them.
+        """
+        n = pattern.shape[-1]
+        rest = pattern[:, 2:, 1:]
+        total = rest.sum(-1, keepdim=True)
+        defined = total[..., 0] > 0
+        share = rest / total.clamp(min=torch.finfo(rest.dtype).tiny)
+        choices = torch.arange(2, n, device=pattern.device)  # tokens that query 2, 3, ... sees beside position 0
+        entropy = -torch.xlogy(share, share).sum(-1) / choices.log()
+        back = choices[:, None] - torch.arange(1, n, device=pattern.device)
+        return entropy, (share * back.clamp(min=0)).sum(-1), defined
 
 
-@dataclass(frozen=True, eq=False)
-class HeadLook(Result):
-    """How one head weighs what one token can see: matches, weights, and the size of what is passed on."""
-
-    layer: int
-    head: int
-    query_pos: int
-    """The position of the token that looks."""
-    scores: Float[Tensor, " key_pos"]
-    """query . key, scaled: how well each token's key matches, before the softmax."""
-    weights: Float[Tensor, " key_pos"]
-    """The softmax of the scores: they sum to 1."""
-    value_lengths: Float[Tensor, " key_pos"]
-    """Length of each token's value vector: a token with a short one is looked at without passing much on."""
-    str_tokens: list[str]
-    """The text of each token that can be seen, the looking one last."""
-    manifest: Mapping[str, Any]
-    """Where the numbers come from."""
-
-    def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per token that can be seen."""
-        import pandas  # half a second that only tables need
-
-        columns = {
-            "key_pos": range(len(self.str_tokens)),
-            "token": self.str_tokens,
-            "score": self.scores.tolist(),
-            "weight": self.weights.tolist(),
-            "value_length": self.value_lengths.tolist(),
-        }
-        return pandas.DataFrame(columns)
+def _summary(tallies: Sequence[_Tally]) -> dict[str, Tensor]:
+    """By the names of HeadScores' fields."""
+    sums, counts = torch.stack([t.sums for t in tallies]), torch.stack([t.counts for t in tallies])
+    chances = torch.stack([t.chance for t in tallies])
+    by_prompt = sums / counts  # NaN where a prompt has no such query
+    n_defined = (counts > 0).sum(0)
+    squares = (by_prompt - by_prompt.nanmean(0)).square().nansum(0)
+    error = (squares / (n_defined - 1).clamp(min=1) / n_defined.clamp(min=1)).sqrt()
+    of_any_head = counts.amax((2, 3))  # (prompt, score)
+    return {
+        "values": sums.sum(0) / counts.sum(0),
+        "standard_error": error.masked_fill(n_defined < 2, torch.nan),
+        "chance": (chances * of_any_head).sum(0) / of_any_head.sum(0),
+        "n_queries": of_any_head.sum(0).long(),
+    }
 
 
-def find_focus(recording: Recording) -> HeadFocus:
-    """Where every head looks from the last token of each prompt: the largest weight on a token other than the first.
-
-    Raises:
-        SiteNotRecorded: no "pattern" was kept, or not that of the last tokens; the message says how to.
-        BadPrompt: a prompt of one token, which has nowhere else to look.
-    """
-    check_not_reduced(recording, "pattern")
-    patterns = recording.stack("pattern")
-    if int(recording.lengths.min()) < 2:
-        raise BadPrompt("a prompt of one token has no other token to look at")
-    rows = torch.arange(len(recording.lengths), device=patterns.device)
-    last = patterns[:, rows, :, _row_of_last(recording).to(patterns.device)].float()  # (batch, layer, head, key_pos)
-    padding = torch.arange(last.shape[-1]) >= recording.lengths[:, None]
-    elsewhere = last.masked_fill(padding.to(last.device)[:, None, None], -torch.inf)
-    elsewhere[..., 0] = -torch.inf
-    found = elsewhere.max(-1)
-    return HeadFocus(
-        layers=recording.layers("pattern"),
-        heads=_heads_kept(recording),
-        str_tokens=texts_of(recording),
-        weight=found.values.movedim(0, -1).cpu(),
-        looks_at=found.indices.movedim(0, -1).cpu(),
-        share_on_first=last[..., 0].movedim(0, -1).cpu(),
-        manifest=manifest_of(recording, "focus of heads"),
-    )
-
-
-def read_pattern(recording: Recording, layer: int, head: int, *, prompt: int = 0) -> HeadPattern:
-    """The attention of one head on one prompt, without padding.
-
-    Raises:
-        OutOfRange: no such layer, head or prompt.
-        SiteNotRecorded: this "pattern" was not kept, or not at every position; the message says how to.
-    """
-    check_not_reduced(recording, "pattern")
-    if recording.positions is not None:
-        raise SiteNotRecorded("'pattern' was kept at some positions only; record it with positions=None")
-    head = check_index("head", head, recording.config.n_heads, owner="this model")
-    kept = _heads_kept(recording)
-    pattern = recording["pattern", layer]
-    if head not in kept:
-        raise SiteNotRecorded(
-            f"'pattern' was kept of heads {list(kept)}, not of head {head}; record it with heads=[{head}]"
-        )
-    prompt = check_index("prompt", prompt, len(recording.lengths), owner="this recording")
-    length = int(recording.lengths[prompt])
-    return HeadPattern(
-        layer=layer % recording.config.n_layers,
-        head=head,
-        pattern=pattern[prompt, kept.index(head), :length, :length].detach().float().cpu(),
-        str_tokens=texts_of(recording)[prompt],
-        manifest=manifest_of(recording, "attention pattern", layer=layer, head=head, prompt=prompt),
-    )
-
-
-def read_look(recording: Recording, layer: int, head: int, *, prompt: int = 0, position: int = -1) -> HeadLook:
-    """How one head weighs what the token at `position` sees.
-
-    Raises:
-        OutOfRange: no such layer, head, prompt or position.
-        SiteNotRecorded: "attn_scores", "pattern" or "v" was not kept whole; the message says how to keep it.
-    """
-    shown = read_pattern(recording, layer, head, prompt=prompt)
-    if recording.manifest["arguments"]["heads"] is not None:
-        raise SiteNotRecorded("'v' has heads of its own; record 'attn_scores', 'pattern' and 'v' with heads=None")
-    query = check_index("position", position, len(shown.str_tokens), owner=f"prompt {prompt}")
-    seen = slice(0, query + 1)
-    group = shown.head // recording.config.heads_per_group
-    return HeadLook(
-        layer=shown.layer,
-        head=shown.head,
-        query_pos=query,
-        scores=recording["attn_scores", layer][prompt, shown.head, query, seen].detach().float().cpu(),
-        weights=shown.pattern[query, seen],
-        value_lengths=recording["v", layer][prompt, seen, group].detach().float().norm(dim=-1).cpu(),
-        str_tokens=shown.str_tokens[: query + 1],
-        manifest=manifest_of(recording, "one look of a head", layer=layer, head=head, prompt=prompt, position=query),
-    )
-
-
-def _row_of_last(recording: Recording) -> Int[Tensor, " batch"]:
-    """Which of the kept query positions is each prompt's last token."""
-    if recording.positions is None:
-        return recording.lengths - 1
-    is_last = recording.positions == recording.lengths[:, None] - 1
-    if not bool(is_last.any(-1).all()):
-        raise SiteNotRecorded("'pattern' was not kept at the last token; record it with positions=-1 or None")
-    return is_last.int().argmax(-1)
-
-
-def _heads_kept(recording: Recording) -> tuple[int, ...]:
-    n_heads, heads = recording.config.n_heads, recording.manifest["arguments"]["heads"]
-    return tuple(range(n_heads)) if heads is None else tuple(head % n_heads for head in heads)
+def _check_number(n: object) -> int:
+    number = as_integer(n)
+    if number is None or number < 0:
+        raise OutOfRange(f"n_random={n!r}: expected 0 or more prompts")
+    return number

@@ -8,13 +8,13 @@ import pytest
 
 from probe.errors import UnknownName
 from probe.figures._theme import THEMES, colour_at, colour_scale, luminance_of, text_on, token_label
+from probe.figures.attention import attention_heatmap
 from probe.figures.attribution import attribution_bars
 from probe.figures.distribution import next_token_bars
-from probe.figures.heads import attention_heatmap
 from probe.figures.lens import lens_heatmap, lens_lines, place_label
+from probe.methods.attention import read_pattern
 from probe.methods.attribution import direct_logit_attribution
 from probe.methods.distribution import next_tokens
-from probe.methods.heads import read_pattern
 from probe.methods.lens import logit_lens
 from probe.recording import record
 from tests.tiny import LetterTokenizer, tiny_model

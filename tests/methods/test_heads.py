@@ -1,15 +1,17 @@
-"""Where heads look: planted patterns are found, sinks are left out, what was not recorded is said."""
+"""Head scores against a model of which everything is known, and against loops over every weight."""
+
+import math
 
 import pytest
 import torch
 
-from probe.errors import BadPrompt, OutOfRange, SiteNotRecorded
-from probe.interventions import replace
-from probe.methods.heads import find_focus, read_look, read_pattern
-from probe.recording import record
+import probe
+from probe.errors import BadPrompt, OutOfRange, UnknownName
+from probe.methods.heads import SCORES, head_scores, repeated_random_tokens
+from tests.induction import INDUCTION, PREVIOUS, VOCAB, induction_model
 from tests.tiny import CONFIGS, tiny_model
 
-RAGGED = [[1, 2, 3, 4, 5], [6, 7, 8]]
+TEXTS = [[3, 1, 4, 1, 5, 9, 1, 4], [2, 7, 2, 7, 7, 0]]
 
 
 @pytest.fixture(params=CONFIGS)
@@ -17,83 +19,174 @@ def model(request):
     return tiny_model(request.param)
 
 
-def planted(model, prompts=RAGGED):
-    """Layer 1, head 2 looks with 0.7 at position 1 and with 0.3 at the first token."""
-    weights = torch.tensor([0.3, 0.7, 0.0, 0.0, 0.0])[: max(map(len, prompts))]
-    return record(model, prompts, interventions=replace("pattern", weights, layer=1, heads=2, positions=-1))
+def loop(pattern, ids, score):
+    """Of one head on one prompt: the values of the queries where the score is defined."""
+    found = []
+    for q in range(len(ids)):
+        row = pattern[q].tolist()
+        if score == "previous token":
+            keys = [q - 1] if q >= 2 else []
+        elif score == "duplicate token":
+            keys = [k for k in range(1, q) if ids[k] == ids[q]]
+        elif score == "induction":
+            keys = [k for k in range(1, q) if ids[k - 1] == ids[q]]
+        elif score == "first token":
+            keys = [0] if q >= 1 else []
+        else:
+            if q < 2:
+                continue
+            rest = sum(row[1 : q + 1])
+            shares = {k: row[k] / rest for k in range(1, q + 1)}
+            if score == "entropy":
+                found.append(-sum(p * math.log(p) for p in shares.values() if p > 0) / math.log(q))
+            else:
+                found.append(sum(p * (q - k) for k, p in shares.items()))
+            continue
+        if keys:
+            found.append(sum(row[k] for k in keys))
+    return found
 
 
-def test_a_planted_look_is_found(model):
-    focus = find_focus(planted(model))
-    assert focus.weight[1, 2].tolist() == pytest.approx([0.7, 0.7])
-    assert focus.looks_at[1, 2].tolist() == [1, 1]
-    assert focus.share_on_first[1, 2].tolist() == pytest.approx([0.3, 0.3])
-    row = focus.to_dataframe().query("layer == 1 and head == 2 and prompt == 1").iloc[0]
-    assert (row.token, row.looks_at) == ("g", 1) and row.weight == pytest.approx(0.7)
+def even(n):
+    return [[1 / (q + 1) if k <= q else 0.0 for k in range(n)] for q in range(n)]
 
 
-def test_every_weight_is_the_largest_of_the_last_row_without_the_first_token(model):
-    recording = record(model, RAGGED)
-    focus = find_focus(recording)
+def test_the_planted_heads_are_found_and_no_others():
+    scores = head_scores(induction_model(), n_random=4, random_length=10, document_start=True)
+    for score, (layer, head) in (("previous token", PREVIOUS), ("induction", INDUCTION)):
+        table = scores.of(score)
+        assert float(table[layer, head]) > 0.97
+        table = table.clone()
+        table[layer, head] = 0.0
+        assert float(table.max()) < 0.25
+        assert scores.top(score, 1)[0][:2] == (layer, head)
+
+
+def test_the_planted_model_predicts_what_is_repeated():
+    """Otherwise the planted heads would not be an induction circuit."""
+    ids = [0, *repeated_random_tokens(induction_model(), 1, 10, seed=0)[0]]
+    says = induction_model()(torch.tensor([ids]))[0].argmax(-1).tolist()
+    assert says[11:20] == ids[12:21]
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_scores_are_means_over_queries(model, score):
+    scores = head_scores(model, TEXTS, n_random=0)
     for layer in range(3):
-        for prompt, ids in enumerate(RAGGED):
-            row = recording["pattern", layer][prompt, :, len(ids) - 1, : len(ids)]
-            assert torch.equal(focus.weight[layer, :, prompt], row[:, 1:].max(-1).values)
-            assert torch.equal(focus.looks_at[layer, :, prompt], row[:, 1:].argmax(-1) + 1)
-            assert torch.equal(focus.share_on_first[layer, :, prompt], row[:, 0])
+        for head in range(4):
+            values = []
+            for ids in TEXTS:
+                pattern = probe.record(model, ids, sites=["pattern"])["pattern", layer][0, head]
+                values += loop(pattern, ids, score)
+            assert float(scores.of(score)[layer, head]) == pytest.approx(sum(values) / len(values), abs=1e-5)
+            assert int(scores.n_queries[0, SCORES.index(score)]) == len(values)
 
 
-def test_heads_are_told_by_weight_and_on_request_once_per_token(model):
-    focus = find_focus(record(model, RAGGED[0]))
-    weights = [float(focus.weight[layer, head, 0]) for layer, head in focus.most_telling(12)]
-    assert weights == sorted(weights, reverse=True) and len(weights) == 12
-    distinct = focus.most_telling(12, one_per_token=True)
-    looked_at = [int(focus.looks_at[layer, head, 0]) for layer, head in distinct]
-    assert len(set(looked_at)) == len(looked_at) and set(looked_at) == set(focus.looks_at.flatten().tolist())
-    assert distinct[0] == focus.most_telling(1)[0]
+@pytest.mark.parametrize("score", SCORES)
+def test_chance_is_what_even_attention_gets(model, score):
+    values = [value for ids in TEXTS for value in loop(torch.tensor(even(len(ids))), ids, score)]
+    assert head_scores(model, TEXTS, n_random=0).chance_of(score) == pytest.approx(sum(values) / len(values), abs=1e-6)
 
 
-def test_the_last_row_alone_is_enough_and_named_heads_keep_their_numbers(model):
-    whole = find_focus(record(model, RAGGED))
-    part = find_focus(record(model, RAGGED, sites=["pattern"], layers=[1, 2], heads=[3, -3], positions=-1))
-    assert part.layers == (1, 2) and part.heads == (3, 1)
-    torch.testing.assert_close(part.weight, whole.weight[1:][:, [3, 1]])
+@pytest.mark.parametrize("score", SCORES)
+def test_a_head_that_attends_evenly_scores_chance(score):
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        model.W_Q[1, 2].zero_()
+        model.b_Q[1, 2].zero_()
+    scores = head_scores(model, TEXTS, n_random=2, random_length=6)
+    for source in ("text", "random"):
+        expected = scores.chance_of(score, source)
+        assert float(scores.of(score, source)[1, 2]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_pattern_is_cut_to_its_prompt(model):
-    recording = planted(model)
-    pattern = read_pattern(recording, -2, 2, prompt=1)
-    assert (pattern.layer, pattern.head, pattern.str_tokens) == (1, 2, ["f", "g", "h"])
-    assert torch.equal(pattern.pattern, recording["pattern", 1][1, 2, :3, :3])
-    table = pattern.to_dataframe()
-    assert len(table) == 6 and table.query("query_pos == 2 and key_pos == 1").weight.iloc[0] == pytest.approx(0.7)
+def test_several_texts_are_each_as_alone(model):
+    both = head_scores(model, TEXTS, n_random=0)
+    alone = [head_scores(model, [ids], n_random=0) for ids in TEXTS]
+    counts = torch.stack([one.n_queries[0] for one in alone]).float()[..., None, None]
+    values = torch.stack([one.values[0].nan_to_num() for one in alone])
+    torch.testing.assert_close(both.values[0], (values * counts).sum(0) / counts.sum(0), atol=1e-6, rtol=0)
+    spread = torch.stack([one.values[0] for one in alone]).std(0) / 2**0.5
+    torch.testing.assert_close(both.standard_error[0], spread, atol=1e-6, rtol=0)
+    assert alone[0].standard_error.isnan().all()
 
 
-def test_a_look_holds_matches_weights_and_lengths_of_values(model):
-    recording = record(model, RAGGED)
-    look = read_look(recording, 1, 1, position=2)
-    torch.testing.assert_close(look.scores.softmax(-1), look.weights)
-    own_value = 0 if model.config.kv_heads == 2 else 1  # heads 0 and 1 share one where there are two
-    assert torch.equal(look.value_lengths, recording["v", 1][0, :3, own_value].norm(dim=-1))
-    assert look.to_dataframe().token.tolist() == ["a", "b", "c"] and look.query_pos == 2
+def test_what_a_text_does_not_have_is_no_number_not_zero(model):
+    scores = head_scores(model, [[1, 2, 3, 4]], n_random=0)
+    assert scores.of("duplicate token").isnan().all() and scores.of("induction").isnan().all()
+    assert math.isnan(scores.chance_of("induction"))
+    assert int(scores.n_queries[0, SCORES.index("induction")]) == 0
+
+
+def test_random_prompts_are_different_ordinary_tokens_twice():
+    model = tiny_model("llama")
+    model.tokenizer.special_ids = frozenset({0, 1, 2})
+    prompts = repeated_random_tokens(model, 5, 20, seed=3)
+    for ids in prompts:
+        assert ids[:20] == ids[20:] and len(set(ids)) == 20 and min(ids) > 2
+    assert prompts == repeated_random_tokens(model, 5, 20, seed=3) != repeated_random_tokens(model, 5, 20, seed=4)
+
+
+def test_both_sources_stand_side_by_side(model):
+    scores = head_scores(model, TEXTS, n_random=2, random_length=6, document_start=True)
+    assert scores.sources == ("text", "random")
+    table = scores.to_dataframe()
+    assert len(table) == 2 * len(SCORES) * 3 * 4
+    row = table.query("source == 'text' and score == 'distance' and layer == 2 and head == 1")
+    assert float(row["value"].iloc[0]) == pytest.approx(float(scores.of("distance", "text")[2, 1]))
+    assert all(ids[0] == 0 for source in scores.manifest["prompts"].values() for ids in source)
+
+
+def test_the_heads_that_score_highest_and_lowest_are_listed(model):
+    scores = head_scores(model, n_random=2, random_length=6)
+    table = scores.of("first token")
+    highest, lowest = scores.top("first token", 1)[0], scores.top("first token", 1, largest=False)[0]
+    assert highest[2] == float(table.max()) and lowest[2] == float(table.min())
+    assert float(table[highest[0], highest[1]]) == highest[2]
+
+
+def test_memory_is_that_of_one_layer(model):
+    """Nothing larger than a row of scores is kept."""
+    kept = []
+    stack = probe.Recording.stack
+
+    def watched(self, site):
+        kept.extend(value.numel() for value in self.values.values())
+        return stack(self, site)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(probe.Recording, "stack", watched)
+        head_scores(model, TEXTS, n_random=0)
+    assert set(kept) == {2 * len(SCORES) * 4}
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "said"),
+    ("arguments", "error", "message"),
     [
-        (lambda m: find_focus(record(m, RAGGED, sites=["z"])), SiteNotRecorded, "record it with sites=.'pattern'."),
-        (lambda m: find_focus(record(m, RAGGED, positions=0)), SiteNotRecorded, "not kept at the last token"),
-        (lambda m: find_focus(record(m, [[1, 2], [3]])), BadPrompt, "no other token to look at"),
-        (lambda m: find_focus(record(m, RAGGED, reduce={"pattern": "mean"}, sites=[])), SiteNotRecorded, "reduced"),
-        (lambda m: read_pattern(record(m, RAGGED, positions=-1), 0, 0), SiteNotRecorded, "positions=None"),
-        (lambda m: read_pattern(record(m, RAGGED, sites=["pattern"], heads=1), 0, 2), SiteNotRecorded, r"heads=\[2\]"),
-        (lambda m: read_pattern(record(m, RAGGED), 3, 0), OutOfRange, "layers 0 to 2"),
-        (lambda m: read_pattern(record(m, RAGGED), 0, 4), OutOfRange, "heads 0 to 3"),
-        (lambda m: read_pattern(record(m, RAGGED), 0, 0, prompt=2), OutOfRange, "prompts 0 to 1"),
-        (lambda m: read_look(record(m, RAGGED, sites=["pattern"]), 0, 0), SiteNotRecorded, "attn_scores"),
-        (lambda m: read_look(record(m, RAGGED), 0, 0, position=5), OutOfRange, "positions 0 to 4"),
+        ({"n_random": 0}, BadPrompt, "no prompts: give texts, or n_random above 0"),
+        ({"n_random": -1}, OutOfRange, "n_random=-1: expected 0 or more"),
+        ({"random_length": 1}, OutOfRange, "random_length=1: expected 2 to 50"),
+        ({"random_length": 51}, OutOfRange, "random_length=51: expected 2 to 50"),
+        ({"random_length": 40}, BadPrompt, "80 tokens"),
+        ({"prompts": [[1, 2]]}, BadPrompt, "a prompt of 2 tokens: scores need at least 3"),
     ],
 )
-def test_what_cannot_be_read_says_what_to_record(model, call, error, said):
-    with pytest.raises(error, match=said):
-        call(model)
+def test_what_cannot_be_scored_is_refused_before_anything_runs(model, monkeypatch, arguments, error, message):
+    def forbidden(*_, **__):
+        raise AssertionError("ran")
+
+    monkeypatch.setattr(probe.GPT, "run_layers", forbidden)
+    with pytest.raises(error, match=message):
+        head_scores(model, **arguments)
+
+
+def test_a_score_that_does_not_exist_is_refused(model, as_users_run_it):
+    scores = head_scores(model, n_random=1, random_length=4)
+    with pytest.raises(UnknownName, match="no score 'inductoin'; did you mean 'induction'"):
+        scores.top("inductoin")
+    with pytest.raises(UnknownName, match="no source 'text'"):
+        scores.of("induction", "text")
+
+
+def test_the_vocabulary_is_used_whole_but_for_special_tokens():
+    assert set(repeated_random_tokens(induction_model(), 1, VOCAB - 1, seed=0)[0]) == set(range(1, VOCAB))

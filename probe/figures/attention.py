@@ -1,10 +1,10 @@
-"""Figures of `methods/heads.py`."""
+"""Figures of `methods/attention.py`."""
 
 import numpy as np
 import plotly.graph_objects as go
 
 from probe.figures._theme import ThemeName, colour_bar, colour_scale, find_theme, themed, token_axis, token_label
-from probe.methods.heads import HeadPattern
+from probe.methods.attention import HeadPattern
 
 
 def attention_heatmap(head: HeadPattern, *, theme: ThemeName = "light", largest: float = 1.0) -> go.Figure:
