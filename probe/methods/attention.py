@@ -3,6 +3,7 @@
 What a head does over many texts is scored in `heads.py`; what it would do by its weights alone is in `circuits.py`.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import BadPrompt, SiteNotRecorded, check_index
-from probe.methods._inputs import check_not_reduced, manifest_of, texts_of
+from probe.gpt import GPT
+from probe.methods._inputs import check_not_reduced, check_same_model, manifest_of, texts_of
 from probe.recording import Recording
 from probe.results import Result
 
@@ -92,6 +94,8 @@ class HeadPattern(Result):
     """The text of each token."""
     manifest: Mapping[str, Any]
     """Where the numbers come from."""
+    value_weighted: bool = False
+    """Whether each weight was multiplied by the length of what the head would write for that token."""
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per pair of a token and a token that it can see."""
@@ -136,6 +140,64 @@ class HeadLook(Result):
             "value_length": self.value_lengths.tolist(),
         }
         return pandas.DataFrame(columns)
+
+
+@dataclass(frozen=True, eq=False)
+class HeadPair(Result):
+    """One token looking at one other: the two vectors that meet, and what becomes of their product."""
+
+    layer: int
+    head: int
+    query_pos: int
+    key_pos: int
+    query: Float[Tensor, " d_head"]
+    """What the one asks, as it meets the key: of a rotary model turned by its position."""
+    key: Float[Tensor, " d_head"]
+    terms: Float[Tensor, " d_head"]
+    """query * key * scale, dimension by dimension: they sum to the score."""
+    score: float
+    """Before the mask."""
+    masked: bool
+    """Whether the mask hides this key: it comes after the query, or lies outside the layer's window."""
+    weight: float
+    """After the softmax over all keys that the query sees; 0 where masked."""
+    str_tokens: tuple[str, str]
+    """The texts of the one that looks and the one looked at."""
+    manifest: Mapping[str, Any]
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per dimension of the head."""
+        import pandas  # half a second that only tables need
+
+        columns = {"query": self.query.tolist(), "key": self.key.tolist(), "term": self.terms.tolist()}
+        return pandas.DataFrame({"dimension": range(len(self.terms)), **columns})
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarHeads(Result):
+    """How alike the patterns of all heads are to one head's on one prompt: cosines, position 0 left out."""
+
+    layer: int
+    head: int
+    cosine: Float[Tensor, "layer head"]
+    """Of the weights on all tokens but position 0, every row made to sum to 1; -1 to 1, and here 0 to 1."""
+    manifest: Mapping[str, Any]
+
+    def top(self, n: int = 5) -> list[tuple[int, int, float]]:
+        """(layer, head, cosine) of the n most similar, the head itself left out."""
+        order = self.cosine.flatten().argsort(descending=True, stable=True).tolist()
+        places = [divmod(place, self.cosine.shape[1]) for place in order]
+        found = [(layer, head, float(self.cosine[layer, head])) for layer, head in places]
+        return [one for one in found if one[:2] != (self.layer, self.head)][:n]
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per layer and head."""
+        import pandas  # half a second that only tables need
+
+        rows = [
+            (layer, head, value) for layer, row in enumerate(self.cosine.tolist()) for head, value in enumerate(row)
+        ]
+        return pandas.DataFrame(rows, columns=["layer", "head", "cosine"])
 
 
 def find_focus(recording: Recording) -> HeadFocus:
@@ -194,6 +256,90 @@ def read_pattern(recording: Recording, layer: int, head: int, *, prompt: int = 0
     )
 
 
+def value_weighted_pattern(model: GPT, recording: Recording, layer: int, head: int, *, prompt: int = 0) -> HeadPattern:
+    """Attention weights times the length of what each token would have written: |weight * v W_O|, rows summing to 1.
+
+    A head may rest on a token whose value vector is nearly zero; what it moves is seen here.
+
+    Raises:
+        DifferentModel: the recording is of another model.
+        OutOfRange, SiteNotRecorded: as `read_pattern`; "v" is needed too.
+
+    Source: Kobayashi et al., "Attention is not only a weight" (2020).
+    """
+    check_same_model(model, recording)
+    shown = read_pattern(recording, layer, head, prompt=prompt)
+    _check_all_heads(recording)
+    group = shown.head // model.config.heads_per_group
+    v = recording["v", shown.layer][prompt, : len(shown.str_tokens), group].detach()
+    lengths = (v @ model.W_O[shown.layer, shown.head].detach().to(v)).float().norm(dim=-1).cpu()
+    weighted = shown.pattern * lengths
+    weighted = weighted / weighted.sum(-1, keepdim=True).clamp(min=torch.finfo(weighted.dtype).tiny)
+    return dataclasses.replace(
+        shown, pattern=weighted, value_weighted=True, manifest={**shown.manifest, "method": "value-weighted pattern"}
+    )
+
+
+def read_pair(recording: Recording, layer: int, head: int, query: int, key: int, *, prompt: int = 0) -> HeadPair:
+    """What one head makes of one token looking at one other: vectors, their product term by term, mask, softmax.
+
+    Raises:
+        OutOfRange: no such layer, head, prompt or position.
+        SiteNotRecorded: "attn_scores", "pattern", and "rot_q" and "rot_k" ("q" and "k" where positions are not rotary)
+            are needed at every position; the message says how to keep them.
+    """
+    shown = read_pattern(recording, layer, head, prompt=prompt)
+    _check_all_heads(recording)
+    config, texts = recording.config, shown.str_tokens
+    query = check_index("position", query, len(texts), owner=f"prompt {prompt}")
+    key = check_index("position", key, len(texts), owner=f"prompt {prompt}")
+    turned = "rot_" if config.positions == "rotary" else ""
+    q = recording[f"{turned}q", shown.layer][prompt, query, shown.head].detach().float().cpu()
+    k = recording[f"{turned}k", shown.layer][prompt, key, shown.head // config.heads_per_group].detach().float().cpu()
+    window = config.window_of_layer(shown.layer)
+    return HeadPair(
+        layer=shown.layer,
+        head=shown.head,
+        query_pos=query,
+        key_pos=key,
+        query=q,
+        key=k,
+        terms=q * k * config.scale_of_layer(shown.layer),
+        score=float(recording["attn_scores", shown.layer][prompt, shown.head, query, key]),
+        masked=key > query or (window is not None and key <= query - window),
+        weight=float(shown.pattern[query, key]),
+        str_tokens=(texts[query], texts[key]),
+        manifest=manifest_of(
+            recording, "one pair of tokens", layer=shown.layer, head=shown.head, query=query, key=key, prompt=prompt
+        ),
+    )
+
+
+def similar_heads(recording: Recording, layer: int, head: int, *, prompt: int = 0) -> SimilarHeads:
+    """How alike every head's pattern on a prompt is to this one's; position 0, where most rest, is left out.
+
+    Raises:
+        OutOfRange, SiteNotRecorded: as `read_pattern`; "pattern" of every layer and head is needed.
+        BadPrompt: a prompt of fewer than three tokens, in which no head has a choice.
+    """
+    _check_all_heads(recording)
+    wanted = _without_sink(read_pattern(recording, layer, head, prompt=prompt).pattern[None])
+    if wanted.shape[-1] < 2:
+        raise BadPrompt("a prompt of fewer than three tokens: beside position 0 no head has a choice")
+    config = recording.config
+    rows = []
+    for number in range(config.n_layers):
+        n = wanted.shape[-1] + 1
+        patterns = recording["pattern", number][prompt, :, :n, :n].detach().float().cpu()
+        rows.append(torch.cosine_similarity(_without_sink(patterns).flatten(1), wanted.flatten(1), dim=-1))
+    return SimilarHeads(
+        layer=layer % config.n_layers,
+        head=head % config.n_heads,
+        cosine=torch.stack(rows),
+        manifest=manifest_of(recording, "similar heads", layer=layer, head=head, prompt=prompt),
+    )
+
+
 def read_look(recording: Recording, layer: int, head: int, *, prompt: int = 0, position: int = -1) -> HeadLook:
     """How one head weighs what the token at `position` sees.
 
@@ -202,8 +348,7 @@ def read_look(recording: Recording, layer: int, head: int, *, prompt: int = 0, p
         SiteNotRecorded: "attn_scores", "pattern" or "v" was not kept whole; the message says how to keep it.
     """
     shown = read_pattern(recording, layer, head, prompt=prompt)
-    if recording.manifest["arguments"]["heads"] is not None:
-        raise SiteNotRecorded("'v' has heads of its own; record 'attn_scores', 'pattern' and 'v' with heads=None")
+    _check_all_heads(recording)
     query = check_index("position", position, len(shown.str_tokens), owner=f"prompt {prompt}")
     seen = slice(0, query + 1)
     group = shown.head // recording.config.heads_per_group
@@ -217,6 +362,19 @@ def read_look(recording: Recording, layer: int, head: int, *, prompt: int = 0, p
         str_tokens=shown.str_tokens[: query + 1],
         manifest=manifest_of(recording, "one look of a head", layer=layer, head=head, prompt=prompt, position=query),
     )
+
+
+def _check_all_heads(recording: Recording) -> None:
+    if recording.manifest["arguments"]["heads"] is not None:
+        raise SiteNotRecorded(
+            "keys and values have heads of their own; record with heads=None to read them beside others"
+        )
+
+
+def _without_sink(patterns: Float[Tensor, "head query_pos key_pos"]) -> Float[Tensor, "head query_less key_less"]:
+    """Rows of queries that see two or more tokens beside position 0, on these, each summing to 1."""
+    rest = patterns[:, 2:, 1:]
+    return rest / rest.sum(-1, keepdim=True).clamp(min=torch.finfo(rest.dtype).tiny)
 
 
 def _row_of_last(recording: Recording) -> Int[Tensor, " batch"]:

@@ -3,11 +3,20 @@
 import pytest
 import torch
 
-from probe.errors import BadPrompt, OutOfRange, SiteNotRecorded
-from probe.interventions import replace
-from probe.methods.attention import find_focus, read_look, read_pattern
+from probe.config import GPTConfig
+from probe.errors import BadPrompt, DifferentModel, OutOfRange, SiteNotRecorded
+from probe.gpt import GPT
+from probe.interventions import replace, zero
+from probe.methods.attention import (
+    find_focus,
+    read_look,
+    read_pair,
+    read_pattern,
+    similar_heads,
+    value_weighted_pattern,
+)
 from probe.recording import record
-from tests.tiny import CONFIGS, tiny_model
+from tests.tiny import CONFIGS, LLAMA, tiny_model
 
 RAGGED = [[1, 2, 3, 4, 5], [6, 7, 8]]
 
@@ -97,3 +106,87 @@ def test_a_look_holds_matches_weights_and_lengths_of_values(model):
 def test_what_cannot_be_read_says_what_to_record(model, call, error, said):
     with pytest.raises(error, match=said):
         call(model)
+
+
+def test_value_weighting_multiplies_by_what_would_be_written(model):
+    recording = record(model, RAGGED)
+    for layer, head, prompt in ((0, 3, 0), (2, 1, 1)):
+        found = value_weighted_pattern(model, recording, layer, head, prompt=prompt)
+        n = len(RAGGED[prompt])
+        v = recording["v", layer][prompt, :n, head // model.config.heads_per_group]
+        length = (v @ model.W_O[layer, head]).norm(dim=-1)
+        expected = recording["pattern", layer][prompt, head, :n, :n] * length
+        torch.testing.assert_close(found.pattern, expected / expected.sum(-1, keepdim=True), atol=1e-6, rtol=0)
+        assert found.value_weighted and not read_pattern(recording, layer, head).value_weighted
+
+
+def test_a_value_of_zero_is_no_weight(model):
+    """A head that rests on a token without value moves nothing from there."""
+    recording = record(model, [RAGGED[0]], interventions=zero("v", layer=1, positions=0))
+    found = value_weighted_pattern(model, recording, 1, 2)
+    assert found.pattern[1:, 0].tolist() == [0.0] * 4
+    assert found.pattern[1:].sum(-1).tolist() == pytest.approx([1.0] * 4)
+
+
+@pytest.mark.parametrize(("query", "key"), [(3, 1), (4, 4), (1, 3), (-1, 0)])
+def test_a_pair_is_its_terms_score_mask_and_weight(model, query, key):
+    recording = record(model, [RAGGED[0]])
+    pair = read_pair(recording, 2, 3, query, key)
+    assert float(pair.terms.sum()) == pytest.approx(pair.score, abs=1e-4)
+    assert pair.score == pytest.approx(float(recording["attn_scores", 2][0, 3, query, key]), abs=1e-6)
+    assert pair.weight == float(recording["pattern", 2][0, 3, query, key])
+    assert pair.masked == (key > query % 5) and (pair.weight == 0.0) == pair.masked
+    assert pair.str_tokens == ("abcde"[query], "abcde"[key])
+    assert pair.to_dataframe()["term"].sum() == pytest.approx(pair.score, abs=1e-4)
+
+
+def test_a_key_outside_the_window_is_masked():
+    model = GPT(GPTConfig(**LLAMA.to_dict() | {"windows": (2, None, 3)}))
+    recording = record(model, [RAGGED[0]])
+    assert [read_pair(recording, 0, 0, 4, key).masked for key in range(5)] == [True, True, True, False, False]
+    assert [read_pair(recording, 0, 0, 4, key).weight == 0 for key in range(5)] == [True, True, True, False, False]
+
+
+def test_similar_heads_are_those_with_the_same_pattern_beside_the_sink(model):
+    """Two heads with the same weights elsewhere and another share on position 0 are the same."""
+    with_sink = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.8, 0.15, 0.05, 0], [0.9, 0.05, 0.03, 0.02]])
+    without = with_sink.clone()
+    without[2:, 1:] *= 2.0
+    without[2:, 0] = 1.0 - without[2:, 1:].sum(-1)
+    edits = [replace("pattern", with_sink, layer=0, heads=1), replace("pattern", without, layer=2, heads=3)]
+    recording = record(model, [[1, 2, 3, 4]], interventions=edits)
+    found = similar_heads(recording, 0, 1)
+    assert found.top(1)[0][:2] == (2, 3) and found.top(1)[0][2] == pytest.approx(1.0, abs=1e-6)
+    assert float(found.cosine[0, 1]) == pytest.approx(1.0, abs=1e-6)
+    assert all(one[:2] != (0, 1) for one in found.top(12))
+    assert 0.0 <= float(found.cosine.min()) < 0.99
+
+
+def test_similarity_is_that_of_a_loop(model):
+    recording = record(model, RAGGED)
+    found = similar_heads(recording, 1, 2, prompt=1)
+    rows = {}
+    for layer in range(3):
+        for head in range(4):
+            pattern = recording["pattern", layer][1, head, :3, :3]
+            rows[layer, head] = [float(pattern[2, key] / pattern[2, 1:].sum()) for key in (1, 2)]
+    for (layer, head), row in rows.items():
+        expected = torch.cosine_similarity(torch.tensor(row), torch.tensor(rows[1, 2]), dim=0)
+        assert float(found.cosine[layer, head]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_what_these_need_is_said(model):
+    some = record(model, [RAGGED[0]], sites=["pattern"], heads=[1])
+    with pytest.raises(SiteNotRecorded, match="record with heads=None"):
+        similar_heads(some, 0, 1)
+    patterns = record(model, [RAGGED[0]], sites=["pattern"])
+    with pytest.raises(SiteNotRecorded, match=r"sites=\['(rot_)?q'\]"):
+        read_pair(patterns, 0, 1, 2, 1)
+    with pytest.raises(SiteNotRecorded, match=r"sites=\['v'\]"):
+        value_weighted_pattern(model, patterns, 0, 1)
+    with pytest.raises(OutOfRange, match="position 5"):
+        read_pair(record(model, [RAGGED[0]]), 0, 1, 5, 1)
+    with pytest.raises(BadPrompt, match="fewer than three tokens"):
+        similar_heads(record(model, [[1, 2]]), 0, 1)
+    with pytest.raises(DifferentModel):
+        value_weighted_pattern(tiny_model("llama", seed=5), record(model, [RAGGED[0]]), 0, 1)
