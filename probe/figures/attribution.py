@@ -1,7 +1,9 @@
 """Figures of `methods/attribution.py`."""
 
+import numpy as np
 import plotly.graph_objects as go
 
+from probe.figures._maps import head_map
 from probe.figures._theme import ThemeName, find_theme, themed, token_label
 from probe.methods.attribution import LogitAttribution
 
@@ -59,3 +61,26 @@ def _title(found: LogitAttribution, prompt: int | None) -> str:
         name += f" above '{token_label(found.texts[int(found.against[row])])}'"
     logit = float(found.logit.mean() if prompt is None else found.logit[row])
     return f"Who wrote {name}: the parts of {logit:+.2f} logits"
+
+
+def attribution_map(found: LogitAttribution, *, prompt: int | None = None, theme: ThemeName = "light") -> go.Figure:
+    """What every head and every MLP wrote towards the logit, layer by layer; blue raises, brown lowers.
+
+    `prompt`: of this prompt. None: the mean over prompts.
+    """
+    look = find_theme(theme)
+    values = found.mean if prompt is None else found.contributions[:, prompt]
+    of_parts = [
+        (part, value) for part, value in zip(found.parts, values.tolist(), strict=True) if part.layer is not None
+    ]
+    n_layers = 1 + max(part.layer or 0 for part, _ in of_parts)
+    n_heads = 1 + max(part.head for part, _ in of_parts if part.head is not None)
+    table = np.zeros((n_layers, n_heads + 1))
+    for part, value in of_parts:
+        if part.kind in ("head", "mlp"):
+            table[part.layer, n_heads if part.head is None else part.head] = value
+    columns = [*(str(head) for head in range(n_heads)), "MLP"]
+    return head_map(
+        table, look, title="Who wrote it: every head and MLP", unit="logits", signed=True, columns=columns,
+        hover="%{z:+.4f} logits",
+    )  # fmt: skip

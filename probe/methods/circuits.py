@@ -251,6 +251,7 @@ def head_writes(
     layer, head = _check_head(model, layer, head)
     prompt = check_index("prompt", prompt, len(recording.lengths), owner="this recording")
     at = (prompt, column_of(recording, prompt, position))
+    position = check_index("position", position, int(recording.lengths[prompt]), owner=f"prompt {prompt}")
     z = _precise(recording["z", layer][at][head].to(model.device))
     scale = _precise(recording["ln_final.scale"][at].to(model.device))
     logits = z @ _precise(model.W_O[layer, head]) @ _logit_directions(model) / scale
