@@ -89,7 +89,19 @@ def test_help_lists_every_command_and_where_to_begin(run):
 
 @pytest.mark.parametrize(
     "command",
-    ["tour", "record", "lens", "attribute", "generate", "chat", "check", "models", "models fetch", "models remove"],
+    [
+        "tour",
+        "record",
+        "lens",
+        "attribute",
+        "heads",
+        "generate",
+        "chat",
+        "check",
+        "models",
+        "models fetch",
+        "models remove",
+    ],
 )
 def test_every_command_helps_with_an_example(run, command):
     result = run(*command.split(), "-h")
@@ -469,3 +481,25 @@ def test_a_conversation_remembers_what_was_said(chat_folder):
 def test_keeping_a_whole_conversation_is_refused(run):
     result = run("chat", "--json")
     assert result.exit_code == 2 and "give the text to answer" in stops(result)
+
+
+def test_heads_shows_the_highest_of_every_score_and_saves_maps(run, folder, tmp_path):
+    text = "abcabcabc"
+    result = run("heads", text, "--model", folder, "--n-random", "2", "--top", "2", "--out", tmp_path / "out")
+    assert result.exit_code == 0, stops(result)
+    expected = probe.head_scores(load_model(folder), text, document_start=True, n_random=2)
+    for score in ("induction", "distance"):
+        for source in ("text", "random"):
+            layer, head, value = expected.top(score, 1, source=source)[0]
+            assert f"{layer}.{head} {value:.2f}" in result.stdout
+    table = pandas.read_csv(tmp_path / "out" / "table.csv")
+    assert len(table) == 2 * 6 * 3 * 4
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert "even attention" in page and "http" not in page.split("<body>")[1]
+    told = json.loads(run("heads", "--model", folder, "--n-random", "1", "--json").stdout)
+    assert {row["source"] for row in told["rows"]} == {"random"}
+
+
+def test_heads_without_anything_to_score_says_so(run, folder):
+    result = run("heads", "--model", folder, "--n-random", "0")
+    assert result.exit_code == 2 and "give texts, or n_random above 0" in stops(result)

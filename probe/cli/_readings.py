@@ -1,15 +1,18 @@
-"""What `probe lens` and `probe attribute` measure, and how they show it."""
+"""What `probe lens`, `probe attribute` and `probe heads` show of what they measure."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from probe.errors import BadPrompt
 from probe.figures.attribution import attribution_bars
+from probe.figures.heads import head_score_map
 from probe.figures.lens import lens_heatmap, lens_lines, place_label
 from probe.figures.page import PageSection, Table, html_page
 from probe.gpt import GPT
 from probe.methods.attribution import LogitAttribution
+from probe.methods.heads import SCORES, HeadScores
 from probe.methods.lens import LensReadout
 from probe.results import Result
 from probe.store import save_files
@@ -100,6 +103,37 @@ def attribution_section(found: LogitAttribution, top: int) -> PageSection:
         table=Table(("part", "adds"), [*rows, *([(f"{n_others} others", f"{rest:+.3f}")] if n_others else [])]),
         remarks=[check],
     )
+
+
+def heads_section(scores: HeadScores, top: int) -> PageSection:
+    """The heads that score highest on each source, beside chance."""
+    words = (
+        "Six scores of every head, each a mean over tokens; in brackets what attention spread evenly would get. "
+        "Previous token, duplicate token, induction and first token are attention weights (0 to 1): on the token "
+        "before, on earlier occurrences of the same token, on what came right after those, on position 0. Entropy (of "
+        "what is possible, 0 to 1) and distance (tokens back) leave position 0 out, where heads rest that have nothing "
+        "to say."
+    )
+    rows = [
+        (f"{score} ({chance})", source, ", ".join(f"{layer}.{head} {value:.2f}" for layer, head, value in best))
+        for score in SCORES
+        for source in scores.sources
+        for best in [scores.top(score, top, source=source)]
+        for chance in [f"{scores.chance_of(score, source):.3g}"]
+        if not math.isnan(scores.chance_of(score, source))
+    ]
+    return PageSection(
+        "What every head does", "head scores", [words],
+        figures=[
+            lambda theme, score=score, source=source: head_score_map(scores, score, source=source, theme=theme)
+            for source in reversed(scores.sources)
+            for score in SCORES
+        ],
+        table=Table(("score (even attention)", "on", "highest: layer.head"), rows),
+        remarks=[f"Random: {int(scores.n_prompts[-1])} prompts of random tokens, each repeated once."]
+        if "random" in scores.sources
+        else [],
+    )  # fmt: skip
 
 
 def save_reading(out: Path, result: Result, title: str, lead: Sequence[str], section: PageSection) -> None:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 Score = Literal["previous token", "duplicate token", "induction", "first token", "entropy", "distance"]
 SCORES: tuple[Score, ...] = get_args(Score)
 Source = Literal["text", "random"]
-SOURCES: tuple[Source, ...] = get_args(Source)
+LENGTH = 48
+"""Different tokens of a random prompt, where the context holds them twice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +120,7 @@ def head_scores(
     *,
     document_start: bool = False,
     n_random: int = 8,
-    random_length: int = 48,
+    random_length: int | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> HeadScores:
@@ -131,7 +132,7 @@ def head_scores(
         prompts: texts or token ids, of three tokens or more each. None: random tokens only.
         document_start: put the model's document separator first, in texts and random prompts.
         n_random: how many random prompts; 0: texts only. Each is `random_length` different tokens, no special ones,
-            twice in a row.
+            twice in a row. None: 48, or what the context holds.
         seed: of the random tokens.
 
     Returns:
@@ -149,7 +150,8 @@ def head_scores(
         if min(batch.lengths) < 3:
             raise BadPrompt(f"a prompt of {min(batch.lengths)} tokens: scores need at least 3, for something to choose")
         batches["text"] = list(batch.ids)
-    drawn = repeated_random_tokens(model, n_random, random_length, seed=seed) if _check_number(n_random) else []
+    length = min(LENGTH, (model.config.n_ctx - 1) // 2) if random_length is None else random_length
+    drawn = repeated_random_tokens(model, n_random, length, seed=seed) if _check_number(n_random) else []
     if drawn:
         batches["random"] = list(read_prompts(model.config, model.tokenizer, drawn, document_start=document_start).ids)
     if not batches:
@@ -167,7 +169,7 @@ def head_scores(
             **provenance(model), "method": "head scores",
             "prompts": {source: [list(ids) for ids in rows] for source, rows in batches.items()},
             "method_arguments": {
-                "document_start": document_start, "n_random": n_random, "random_length": random_length, "seed": seed,
+                "document_start": document_start, "n_random": n_random, "random_length": length, "seed": seed,
             },
         },
     )  # fmt: skip
