@@ -1,5 +1,6 @@
 """Sections in a terminal: plain text where the output is no terminal, and never a token taken for markup."""
 
+import re
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -94,4 +95,4 @@ def _bar(share: float) -> Text:
 
 def _is_numeric(table: Table, place: int) -> bool:
     cells = [row[place] for row in table.rows]
-    return all(isinstance(cell, str) and cell.strip("-~ ")[:1].isdecimal() for cell in cells)
+    return all(isinstance(cell, str) and re.fullmatch(r"[-+~ ]*\d[^, ]*( ± \S+)?", cell) for cell in cells)

@@ -95,3 +95,8 @@ def test_attention_is_what_is_counted_beyond_the_products_with_weights():
             probe.record(model, torch.arange(n)[None])
         counted[n] = counter.get_total_flops()
     assert script("costs").attention_flops(model.config, 8) == (counted[16] - 2 * counted[8]) / 2
+
+
+def test_the_share_of_new_things_counts_from_the_first_that_was_made():
+    assert script("generation").share_new(["a", "b", "a", "c", "c"], 2) == pytest.approx(1 / 3)
+    assert script("generation").share_new(["a", "b"], 0) == 1.0
