@@ -13,6 +13,7 @@ def attention_heatmap(head: HeadPattern, *, theme: ThemeName = "light", largest:
     `largest` is the weight that gets the strongest colour: the same for panels that are compared.
     """
     look = find_theme(theme)
+    weighted = ", value-weighted" if head.value_weighted else ""
     weights = head.pattern.numpy().astype(np.float32)
     n = len(weights)
     names = [f"{token_label(text, longest=None)} [{position}]" for position, text in enumerate(head.str_tokens)]
@@ -23,7 +24,7 @@ def attention_heatmap(head: HeadPattern, *, theme: ThemeName = "light", largest:
             zmin=0.0,
             zmax=largest,
             colorscale=colour_scale(look.sequential),
-            colorbar=colour_bar(look, "attention weight", tickformat=".0%"),
+            colorbar=colour_bar(look, f"attention{weighted} weight", tickformat=".0%"),
             hoverongaps=False,
             xgap=1,
             ygap=1,
@@ -31,7 +32,7 @@ def attention_heatmap(head: HeadPattern, *, theme: ThemeName = "light", largest:
             hovertemplate="%{customdata[0]} looks at %{customdata[1]}<br>weight %{z:.4f}<extra></extra>",
         )
     )
-    themed(figure, look, title=f"Layer {head.layer}, head {head.head}", height=min(1400, 190 + 22 * n))
+    themed(figure, look, title=f"Layer {head.layer}, head {head.head}{weighted}", height=min(1400, 190 + 22 * n))
     figure.update_xaxes(token_axis(head.str_tokens, title="looked at (key)", tickangle=-60))
     figure.update_yaxes(token_axis(head.str_tokens, title="looking (query)", range=[n - 0.5, -0.5]))
     return figure

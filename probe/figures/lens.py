@@ -19,7 +19,7 @@ from probe.figures._theme import (
     token_axis,
     token_label,
 )
-from probe.methods.lens import LensReadout
+from probe.methods.lens import LensDifference, LensReadout
 from probe.sites import describe_site, split_name
 
 Colour = Literal["rank", "probability", "entropy", "divergence"]
@@ -64,7 +64,7 @@ def lens_heatmap(
     themed(
         figure,
         look,
-        title="What each layer would say next (hatched: worse than knowing nothing)",
+        title=f"What each layer would say next, {_lens(readout)} (hatched: worse than knowing nothing)",
         height=170 + 16 * len(places),
     )
     figure.update_layout(showlegend=False)
@@ -109,7 +109,7 @@ def lens_lines(
             )
         )
     _shade(figure, readout.worse_than_uniform[:, prompt, column].tolist(), look)
-    themed(figure, look, title="How the candidates climb", height=420)
+    themed(figure, look, title=f"How the candidates climb, {_lens(readout)}", height=420)
     figure.update_layout(legend={"orientation": "h", "y": 1.02, "x": 1, "xanchor": "right", "yanchor": "bottom"})
     figure.update_xaxes(_place_axis(readout.places))
     decades = [10**power for power in range(math.ceil(math.log10(readout.d_vocab)) + 1)]
@@ -120,11 +120,96 @@ def lens_lines(
     return figure
 
 
+def lens_difference_heatmap(difference: LensDifference, *, prompt: int = 0, theme: ThemeName = "light") -> go.Figure:
+    """Places down, positions across: how much the second run says otherwise, and the token that it raises most.
+
+    Colour is KL(before || after) of the two readouts of a cell, in nats.
+
+    Raises:
+        OutOfRange: no such prompt.
+    """
+    look = find_theme(theme)
+    after = difference.after
+    prompt, last = after.entry(prompt)
+    kept = slice(0, last + 1)
+    at = (slice(None), prompt, kept)
+    values = difference.divergence[at].numpy().astype(np.float32)
+    end = float(values.max()) or 1.0
+    scale = colour_scale(look.sequential)
+    top = difference.raised_tokens[at][..., 0].tolist()
+    grew = (difference.raised_by[at][..., 0] > 0).tolist()
+    labels = [
+        [token_label(difference.texts[token], longest=9) if more else "" for token, more in zip(*row, strict=True)]
+        for row in zip(top, grew, strict=True)
+    ]
+    shown = values.size <= CELLS_WITH_TEXT
+    figure = go.Figure(
+        go.Heatmap(
+            z=values, zmin=0.0, zmax=end, colorscale=scale, xgap=1, ygap=1,
+            colorbar=colour_bar(look, "KL(before || after) (nats)"),
+            text=coloured_texts(labels, values / end, scale) if shown else None,
+            texttemplate="%{text}" if shown else None, textfont={"size": 10},
+            customdata=_change_details(difference, prompt, kept), hovertemplate=_CHANGE_HOVER,
+        )
+    )  # fmt: skip
+    places = [place_label(place) for place in after.places]
+    step = 1 if len(places) <= 80 else 2
+    tokens = [after.str_tokens[prompt][position] for position in after.positions[prompt, kept].tolist()]
+    title = f"What each layer says otherwise, {_lens(after)} (in the cell: the token raised most)"
+    themed(figure, look, title=title, height=170 + 16 * len(places))
+    figure.update_xaxes(token_axis(tokens, title="after this token", tickangle=-60, range=[-0.5, last + 0.5]))
+    figure.update_yaxes(
+        title_text="read after", tickmode="array", showgrid=False, range=[len(places) - 0.5, -0.5],
+        tickvals=list(range(0, len(places), step)), ticktext=places[::step], tickfont={"size": 10},
+    )  # fmt: skip
+    return figure
+
+
 def place_label(place: str) -> str:
     """A place in the residual stream in plain words: 'embedding', 'layer 3, attention', 'layer 3' (its end)."""
     layer, _ = split_name(place)
     short = describe_site(place).short
     return "embedding" if short == "resid_pre" else f"layer {layer}" + (", attention" if short == "resid_mid" else "")
+
+
+def _lens(readout: LensReadout) -> str:
+    return "tuned lens" if readout.tuned else "raw lens"
+
+
+_CHANGE_HOVER = (
+    "after '%{customdata[0]}' [%{customdata[1]}], read after %{customdata[2]}<br>"
+    "KL(before || after) %{z:.4f} nats<br>"
+    "raised most: '%{customdata[3]}' by %{customdata[4]:.4f}<br>"
+    "lowered most: '%{customdata[5]}' by %{customdata[6]:.4f}<extra></extra>"
+)
+
+
+def _change_details(difference: LensDifference, prompt: int, kept: slice) -> np.ndarray:
+    """(place, pos, 7): what hover shows of each cell."""
+    after = difference.after
+
+    def name(token: int) -> str:
+        return token_label(difference.texts[token], longest=None)
+
+    rows = []
+    for index, place in enumerate(after.places):
+        at = (index, prompt, kept)
+        cells = zip(
+            after.positions[prompt, kept].tolist(),
+            difference.raised_tokens[at][:, 0].tolist(),
+            difference.raised_by[at][:, 0].tolist(),
+            difference.lowered_tokens[at][:, 0].tolist(),
+            difference.lowered_by[at][:, 0].tolist(),
+            strict=True,
+        )
+        rows.append([
+            [
+                token_label(after.str_tokens[prompt][position], longest=None), position, place_label(place),
+                name(up), more, name(down), less,
+            ]
+            for position, up, more, down, less in cells
+        ])  # fmt: skip
+    return np.array(rows, dtype=object)
 
 
 _HOVER = (

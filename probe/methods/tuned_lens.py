@@ -10,6 +10,7 @@ Source: Belrose et al., "Eliciting latent predictions from transformers with the
 import dataclasses
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,6 +191,7 @@ def fit_tuned_lens(
         ridge: penalty, as a share of the mean variance of a residual stream's dimensions.
         gradient_steps: steps of Adam on KL(final || lens) after the closed form, 64 positions each.
         folder: keep finished pieces there, so that the same call goes on after an interruption.
+        progress: show on stderr how far it is, and at the end how the lens stands against its bar.
 
     Returns:
         The translators, and their mean KL(final || lens) (nats) on a tenth of the windows, held out; see TunedLens.
@@ -225,7 +227,10 @@ def fit_tuned_lens(
         mean_kl=0.0,
         manifest={**provenance(model), "method": "tuned lens", "method_arguments": arguments},
     )
-    return _tested(model, lens, windows[:cut], windows[cut:], progress)
+    lens = _tested(model, lens, windows[:cut], windows[cut:], progress)
+    if progress:
+        tqdm.write(lens.verdict(), file=sys.stderr)
+    return lens
 
 
 def _arguments(

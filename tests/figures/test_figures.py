@@ -1,7 +1,9 @@
 """Every figure shows what stands in its result, in both themes, and takes no token for markup."""
 
+import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -11,11 +13,12 @@ from probe.figures._theme import THEMES, colour_at, colour_scale, luminance_of, 
 from probe.figures.attention import attention_heatmap
 from probe.figures.attribution import attribution_bars
 from probe.figures.distribution import next_token_bars
-from probe.figures.lens import lens_heatmap, lens_lines, place_label
+from probe.figures.lens import lens_difference_heatmap, lens_heatmap, lens_lines, place_label
+from probe.interventions import scale
 from probe.methods.attention import read_pattern
 from probe.methods.attribution import direct_logit_attribution
 from probe.methods.distribution import next_tokens
-from probe.methods.lens import logit_lens
+from probe.methods.lens import lens_difference, logit_lens
 from probe.recording import record
 from tests.tiny import LetterTokenizer, tiny_model
 
@@ -239,3 +242,34 @@ def test_no_two_lines_of_a_lens_look_alike_and_the_best_at_the_end_are_drawn(mod
     assert len({(line.line.color, line.line.dash) for line in lines}) == len(lines) == 6
     ends = sorted(readout.watched_ranks[-1, 0, -1].tolist())
     assert [int(line.y[-1]) for line in lines] == ends[:6]
+
+
+@pytest.fixture(scope="module")
+def difference(model, recording):
+    edited = record(model, PROMPTS, interventions=scale("mlp_out", 3.0, layer=1))
+    return lens_difference(model, recording, edited)
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_a_lens_difference_shows_how_much_changed_and_what_was_raised(difference, theme):
+    figure = lens_difference_heatmap(difference, theme=theme)
+    heatmap = figure.data[0]
+    np.testing.assert_allclose(heatmap.z, difference.divergence[:, 0, :4].numpy(), atol=1e-6)
+    assert heatmap.zmin == 0.0 and heatmap.zmax == pytest.approx(float(difference.divergence[:, 0, :4].max()))
+    raised = int(difference.raised_tokens[-1, 0, 3, 0])
+    assert heatmap.customdata[-1][3][3] == token_label(difference.texts[raised], longest=None)
+    assert heatmap.customdata[-1][3][4] == pytest.approx(float(difference.raised_by[-1, 0, 3, 0]))
+    assert (heatmap.z[0] == 0.0).all() and (heatmap.z[-1] > 0.0).all()  # the embedding is the same
+    assert "<b>" not in json.dumps(figure.to_plotly_json(), default=str).replace("<br>", "")
+
+
+def test_a_run_against_itself_differs_nowhere(model, recording):
+    figure = lens_difference_heatmap(lens_difference(model, recording, recording))
+    assert (figure.data[0].z == 0.0).all() and figure.data[0].zmax == 1.0
+    assert not re.sub("<[^>]*>", "", "".join(np.ravel(figure.data[0].text)))  # no token where nothing was raised
+
+
+def test_lens_figures_say_which_lens_it_is(readout):
+    assert "raw lens" in lens_heatmap(readout).layout.title.text
+    tuned = dataclasses.replace(readout, tuned=True)
+    assert "tuned lens" in lens_lines(tuned).layout.title.text
