@@ -104,7 +104,7 @@ def heads(
         loaded, _ = load(model, status)
         start = starts_document(loaded, document_start)
         status.update("scoring every head")
-        scores = head_scores(loaded, text, document_start=start, n_random=n_random, seed=seed)
+        scores = head_scores(loaded, text, document_start=start, n_random=n_random, seed=seed, progress=False)
         section = heads_section(scores, top)
         if out is not None:
             save_reading(out, scores, f"{loaded.name}: {section.heading}", [] if text is None else [text], section)

@@ -5,6 +5,8 @@ queries. Position 0 is an attention sink: it is left out of entropy and distance
 Source: Olsson et al., "In-context learning and induction heads" (2022); Elhage et al. (2021).
 """
 
+import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,8 +18,9 @@ from tqdm import tqdm
 
 from probe.errors import BadPrompt, OutOfRange, as_integer, check_choice
 from probe.gpt import GPT
+from probe.pieces import Pieces
 from probe.prompts import Prompts, read_prompts
-from probe.provenance import provenance
+from probe.provenance import fingerprint, provenance
 from probe.recording import record
 from probe.results import Result
 
@@ -122,7 +125,8 @@ def head_scores(
     n_random: int = 8,
     random_length: int | None = None,
     seed: int = 0,
-    progress: bool = False,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool = True,
 ) -> HeadScores:
     """Score every head on texts, and on random tokens that are repeated once (where only induction can predict).
 
@@ -134,6 +138,9 @@ def head_scores(
         n_random: how many random prompts; 0: texts only. Each is `random_length` different tokens, no special ones,
             twice in a row. None: 48, or what the context holds.
         seed: of the random tokens.
+        folder: keep each prompt's scores there, so that the same call goes on after an interruption. Without one,
+            Ctrl-C returns the scores of the prompts that are done (`n_prompts` says how many).
+        progress: show on stderr how far it is, if it takes longer than a second.
 
     Returns:
         Scores with chance levels, numbers of queries and standard errors; see HeadScores.
@@ -141,6 +148,7 @@ def head_scores(
     Raises:
         BadPrompt: neither texts nor random prompts; a text of fewer than three tokens; a prompt that does not fit.
         OutOfRange: a negative number; more different tokens than the vocabulary has.
+        NotSaved: the folder holds the pieces of another call.
 
     Source: Olsson et al. (2022).
     """
@@ -156,17 +164,14 @@ def head_scores(
         batches["random"] = list(read_prompts(model.config, model.tokenizer, drawn, document_start=document_start).ids)
     if not batches:
         raise BadPrompt("no prompts: give texts, or n_random above 0")
-    found = {
-        source: [_score(model, ids) for ids in tqdm(rows, desc=f"heads on {source}", disable=not progress, leave=False)]
-        for source, rows in batches.items()
-    }
-    summaries = [_summary(tallies) for tallies in found.values()]
+    done, tallies = _score_all(model, batches, folder, progress)
+    summaries = [_summary(of_source) for of_source in tallies.values()]
     return HeadScores(
-        sources=tuple(batches),
+        sources=tuple(tallies),
         **{name: torch.stack([summary[name] for summary in summaries]) for name in summaries[0]},
-        n_prompts=torch.tensor([len(rows) for rows in batches.values()]),
+        n_prompts=torch.tensor([len(of_source) for of_source in tallies.values()]),
         manifest={
-            **provenance(model), "method": "head scores",
+            **provenance(model), "method": "head scores", "complete": done,
             "prompts": {source: [list(ids) for ids in rows] for source, rows in batches.items()},
             "method_arguments": {
                 "document_start": document_start, "n_random": n_random, "random_length": length, "seed": seed,
@@ -199,6 +204,28 @@ class _Tally:
     counts: Float[Tensor, "score layer head"]
     chance: Float[Tensor, " score"]
     """Means."""
+
+
+def _score_all(
+    model: GPT, batches: Mapping[Source, list[tuple[int, ...]]], folder: str | os.PathLike[str] | None, progress: bool
+) -> tuple[bool, dict[Source, list[_Tally]]]:
+    """Whether every prompt was scored, and the tallies by source, prompt by prompt."""
+    pieces = Pieces(folder, {"fingerprint": fingerprint(model), "prompts": batches})
+    work: list[tuple[Source, int, tuple[int, ...]]] = [
+        (source, number, ids) for source, rows in batches.items() for number, ids in enumerate(rows)
+    ]
+    found: dict[Source, list[_Tally]] = {}
+    try:
+        for source, number, ids in tqdm(work, desc="scoring heads", disable=not progress, delay=1.0, leave=False):
+            name = f"{source}-{number:05}"
+            if name not in pieces:
+                pieces.put(name, dataclasses.asdict(_score(model, ids)))
+            found.setdefault(source, []).append(_Tally(**pieces.get(name)))
+    except KeyboardInterrupt:
+        if folder is not None or not found:
+            raise
+        return False, found
+    return True, found
 
 
 def _score(model: GPT, ids: Sequence[int]) -> _Tally:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import probe
-from probe.errors import BadPrompt, OutOfRange, UnknownName
+from probe.errors import BadPrompt, NotSaved, OutOfRange, UnknownName
 from probe.methods.heads import SCORES, head_scores, repeated_random_tokens
 from tests.induction import INDUCTION, PREVIOUS, VOCAB, induction_model
 from tests.tiny import CONFIGS, tiny_model
@@ -158,6 +158,45 @@ def test_memory_is_that_of_one_layer(model):
         patched.setattr(probe.Recording, "stack", watched)
         head_scores(model, TEXTS, n_random=0)
     assert set(kept) == {2 * len(SCORES) * 4}
+
+
+def interrupt_after(monkeypatch, passes):
+    """Ctrl-C in the middle of the next pass after so many."""
+    run_layers, count = probe.GPT.run_layers, []
+
+    def interrupted(self, *args, **rest):
+        count.append(1)
+        if len(count) > passes:
+            raise KeyboardInterrupt
+        return run_layers(self, *args, **rest)
+
+    monkeypatch.setattr(probe.GPT, "run_layers", interrupted)
+
+
+def test_an_interruption_returns_what_is_done(model, monkeypatch):
+    first = head_scores(model, TEXTS[:1], n_random=0)
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 1)
+        found = head_scores(model, TEXTS, n_random=2, random_length=4)
+    assert found.sources == ("text",) and found.n_prompts.tolist() == [1] and not found.manifest["complete"]
+    torch.testing.assert_close(found.values, first.values, atol=0, rtol=0, equal_nan=True)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        interrupt_after(patched, 0)
+        head_scores(model, TEXTS)
+
+
+def test_with_a_folder_the_same_call_does_only_the_rest(model, monkeypatch, tmp_path):
+    whole = head_scores(model, TEXTS, n_random=2, random_length=4)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        interrupt_after(patched, 3)
+        head_scores(model, TEXTS, n_random=2, random_length=4, folder=tmp_path)
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 1)  # one is missing
+        found = head_scores(model, TEXTS, n_random=2, random_length=4, folder=tmp_path)
+    torch.testing.assert_close(found.values, whole.values, atol=0, rtol=0, equal_nan=True)
+    torch.testing.assert_close(found.standard_error, whole.standard_error, atol=0, rtol=0, equal_nan=True)
+    with pytest.raises(NotSaved, match="holds the pieces of another call: prompts was"):
+        head_scores(model, TEXTS, n_random=2, random_length=5, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
