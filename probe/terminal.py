@@ -95,4 +95,4 @@ def _bar(share: float) -> Text:
 
 def _is_numeric(table: Table, place: int) -> bool:
     cells = [row[place] for row in table.rows]
-    return all(isinstance(cell, str) and re.fullmatch(r"[-+~ ]*\d[^, ]*( ± \S+)?", cell) for cell in cells)
+    return all(isinstance(cell, str) and re.fullmatch(r"[-+~ ]*\d\S*( ± \S+)?", cell) for cell in cells)

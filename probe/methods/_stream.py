@@ -18,9 +18,10 @@ from probe.sites import describe_site, full_name
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
 """The sites that a lens reads. Of resid_pre only layer 0's: the others are the layer before's resid_post."""
-LOGITS_AT_ONCE = 2**24
-"""Logits held at a time (64 MB in float32), or those of one position at every place if that is more: so
-(place, batch, pos, d_vocab) never exists."""
+LOGITS_AT_ONCE = 2**22
+"""Logits held at a time (16 MB in float32), or those of one position at every place if that is more: so
+(place, batch, pos, d_vocab) never exists. With 64 MB the allocator fetches fresh pages for every tensor and gives them
+back, which took half of the time."""
 
 
 @runtime_checkable
