@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 from probe.config import GPTConfig
 from probe.errors import OutOfRange, check_choice
@@ -97,12 +98,16 @@ def check_top(top: int, d_vocab: int) -> None:
 def read_pieces(
     model: GPT, recording: Recording, places: Sequence[str], translator: Translator | None = None
 ) -> Iterator[Piece]:
-    """Every kept position of every prompt, a few at a time, at all places at once."""
+    """Every kept position of every prompt, a few at a time, at all places at once. Where someone watches, a bar shows
+    how far it is if it takes longer than two seconds."""
     config = model.config
     last = full_name(config, "resid_post", config.n_layers - 1)
     stream = {name: recording[name] for name in (*places, last)}
     rows_at_once = max(1, LOGITS_AT_ONCE // (config.d_vocab * len(places)))
-    for entries in (positions_kept(recording) != PADDING).nonzero().split(rows_at_once):
+    pieces = (positions_kept(recording) != PADDING).nonzero().split(rows_at_once)
+    for entries in tqdm(
+        pieces, desc="reading places", delay=2.0, leave=False, disable=None
+    ):  # None: in a terminal only
         prompt, column = entries.unbind(-1)
         resids = {name: stream[name][prompt, column].to(model.device, model.dtype) for name in stream}
         here = [resids[name] if translator is None else translator(name, resids[name]) for name in places]

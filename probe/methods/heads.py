@@ -140,7 +140,7 @@ def head_scores(
         seed: of the random tokens.
         folder: keep each prompt's scores there, so that the same call goes on after an interruption. Without one,
             Ctrl-C returns the scores of the prompts that are done (`n_prompts` says how many).
-        progress: show on stderr how far it is, if it takes longer than a second.
+        progress: show in a terminal (stderr) how far it is, if it takes longer than a second.
 
     Returns:
         Scores with chance levels, numbers of queries and standard errors; see HeadScores.
@@ -216,7 +216,9 @@ def _score_all(
     ]
     found: dict[Source, list[_Tally]] = {}
     try:
-        for source, number, ids in tqdm(work, desc="scoring heads", disable=not progress, delay=1.0, leave=False):
+        for source, number, ids in tqdm(
+            work, desc="scoring heads", disable=None if progress else True, delay=1.0, leave=False
+        ):
             name = f"{source}-{number:05}"
             if name not in pieces:
                 pieces.put(name, dataclasses.asdict(_score(model, ids)))
