@@ -15,7 +15,7 @@ from probe.methods.circuits import (
     qk_circuit,
 )
 from tests.induction import INDUCTION, PREVIOUS, induction_model
-from tests.tiny import CONFIGS, tiny_model
+from tests.tiny import CONFIGS, LLAMA, tiny_model
 
 IDS = [[3, 1, 4, 1, 5]]
 
@@ -62,6 +62,20 @@ def test_qk_circuits_make_the_scores_at_every_offset(model, layer):
                 score = stream[query] @ circuit.product @ stream[key] * model.config.scale_of_layer(layer)
                 expected = float(recording["attn_scores", layer][0, head, query, key])
                 assert float(score) == pytest.approx(expected, abs=2e-3, rel=1e-4)
+
+
+def test_qk_circuits_of_scaled_positions_make_the_scores():
+    """This kind of scaling also lengthens queries and keys, both of them."""
+    scaling = probe.RotaryScaling("yarn", factor=4.0, original_n_ctx=16)
+    torch.manual_seed(0)
+    model = probe.GPT(probe.GPTConfig(**LLAMA.to_dict() | {"rotary_scaling": scaling}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(10.0 if parameter.ndim == 2 else 1.0)
+    recording = probe.record(model, IDS)
+    stream = normalised(model, recording, 1)[0]
+    score = stream[4] @ qk_circuit(model, 1, 3, offset=3).product @ stream[1] * model.config.scale_of_layer(1)
+    assert float(score) == pytest.approx(float(recording["attn_scores", 1][0, 3, 4, 1]), abs=1e-4, rel=1e-4)
 
 
 @pytest.mark.parametrize("layer", [0, 2])
