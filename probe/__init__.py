@@ -10,10 +10,13 @@ Everything is an argument of one call and nothing stays on the model.
 
 from probe.chat import chat
 from probe.config import GPTConfig, RotaryScaling
+from probe.contexts import WordsInContext, words_in_context
 from probe.errors import ProbeError
 from probe.generation import Generation, generate
 from probe.gpt import GPT
 from probe.interventions import Intervention, add, edit, project_out, replace, scale, zero
+from probe.methods.analogies import evaluate_analogies, nearest_neighbours, solve_analogy
+from probe.methods.association import association_test, equalise, neutralise
 from probe.methods.attention import read_pair, read_pattern, similar_heads, value_weighted_pattern
 from probe.methods.attribution import LogitAttribution, attribution_sites, direct_logit_attribution
 from probe.methods.circuits import (
@@ -24,8 +27,11 @@ from probe.methods.circuits import (
     ov_circuit,
     qk_circuit,
 )
+from probe.methods.directions import Direction, Evaluation, evaluate_direction, fit_direction
 from probe.methods.heads import HeadScores, head_scores
+from probe.methods.layer_profile import LayerProfile, layer_profile
 from probe.methods.lens import lens_difference, logit_lens
+from probe.methods.steering import DoseCurve, ErasureTest, dose_curve, erasure_test
 from probe.methods.surprise import TextScores, score_text
 from probe.methods.tuned_lens import TunedLens, fit_tuned_lens, load_tuned_lens
 from probe.metrics import loss
@@ -33,13 +39,20 @@ from probe.plan import RecordingPlan, plan_recording
 from probe.recording import Recording, record
 from probe.sites import site_dims, site_names, site_shape
 from probe.weights import load_model, save_model
+from probe.word_lists import WordPairs, load_pairs, load_words, pair_lists
+from probe.words import WordVectors, load_word_vectors, word_vectors
 
 __all__ = [
+    "Direction",
+    "DoseCurve",
+    "ErasureTest",
+    "Evaluation",
     "GPT",
     "GPTConfig",
     "Generation",
     "HeadScores",
     "Intervention",
+    "LayerProfile",
     "LogitAttribution",
     "ProbeError",
     "Recording",
@@ -47,24 +60,41 @@ __all__ = [
     "RotaryScaling",
     "TextScores",
     "TunedLens",
+    "WordPairs",
+    "WordVectors",
+    "WordsInContext",
     "add",
+    "association_test",
     "attribution_sites",
     "chat",
     "composition_scores",
     "copying_scores",
     "direct_logit_attribution",
+    "dose_curve",
     "edit",
+    "equalise",
+    "erasure_test",
+    "evaluate_analogies",
+    "evaluate_direction",
+    "fit_direction",
     "fit_tuned_lens",
     "generate",
     "head_scores",
     "head_writes",
     "head_writes_for_token",
+    "layer_profile",
     "lens_difference",
     "load_model",
+    "load_pairs",
     "load_tuned_lens",
+    "load_word_vectors",
+    "load_words",
     "logit_lens",
     "loss",
+    "nearest_neighbours",
+    "neutralise",
     "ov_circuit",
+    "pair_lists",
     "plan_recording",
     "project_out",
     "qk_circuit",
@@ -79,6 +109,9 @@ __all__ = [
     "site_dims",
     "site_names",
     "site_shape",
+    "solve_analogy",
     "value_weighted_pattern",
+    "word_vectors",
+    "words_in_context",
     "zero",
 ]

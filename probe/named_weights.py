@@ -69,6 +69,7 @@ class NamedWeights:
     blocks: Any
     embed: Any
     unembed: Any
+    ln_final: Any
 
     @property
     def device(self) -> torch.device:
@@ -100,6 +101,14 @@ class NamedWeights:
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
         """Unembedding: each token's output direction (tied: a view of W_E)."""
         return self.embed.W_E.T if self.unembed.W_U is None else self.unembed.W_U
+
+    @property
+    def logit_directions(self) -> Float[Tensor, "d_model d_vocab"]:
+        """W_U as the normalised residual stream meets it: the final norm's gain folded in, and the mean that a
+        LayerNorm subtracts taken out. Without graph, in float32 or better."""
+        weight, gain = (w.detach().to(torch.promote_types(w.dtype, torch.float32)) for w in (self.W_U, self.ln_final.w))
+        folded = gain[:, None] * weight
+        return folded - folded.mean(0) if self.config.norm == "layer" else folded
 
     @property
     def W_Q(self) -> PerLayer:

@@ -335,4 +335,5 @@ def test_the_cached_default_model_has_the_sha256_and_size_of_the_catalogue(defau
     known, path = find_known(DEFAULT_MODEL), catalogue.cached_path(DEFAULT_MODEL)
     with path.open("rb") as file:
         assert hashlib.file_digest(file, "sha256").hexdigest() == known.wheel.files[0].sha256
+    assert isinstance(known, KnownModel)
     assert sum(p.numel() for p in default_model.parameters()) == known.parameters

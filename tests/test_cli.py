@@ -133,8 +133,8 @@ MISTAKES = {
     "lens: no such position": (["lens", "hi", "--model", "{folder}", "--position", "9", "--tuned"], "position 9"),
     "attribute: no such token": (["attribute", "hi", "--model", "{folder}", "--token", "ab"], "not one token"),
     "attribute: a folder in use": (["attribute", "hi", "--model", "{folder}", "--out", "/"], "is not empty"),
-    "unknown name to remove": (["models", "remove", "x"], "no known model 'x'"),
-    "unknown name to fetch": (["models", "fetch", "x"], "no known model 'x'"),
+    "unknown name to remove": (["models", "remove", "x"], "no known model or word vectors 'x'"),
+    "unknown name to fetch": (["models", "fetch", "x"], "no known model or word vectors 'x'"),
 }
 
 

@@ -15,14 +15,14 @@ PACKAGE = ROOT / "probe"
 
 LAYERS = (
     ("errors",),
-    ("geometry", "statistics", "config", "devices", "tokenizer_files"),
+    ("geometry", "statistics", "config", "devices", "tokenizer_files", "word_lists"),
     ("sites", "tokens", "store", "pieces", "catalogue", "rotary", "prompts", "named_weights"),
     ("gpt", "selection", "results"),
-    ("metrics", "interventions", "reduction", "provenance", "sampling", "words", "weights"),
-    ("request",),
+    ("metrics", "interventions", "reduction", "provenance", "sampling", "weights"),
+    ("request", "words"),
     ("tap", "plan"),
     ("recording",),
-    ("generation", "transformer_lens_adapter"),
+    ("generation", "contexts", "transformer_lens_adapter"),
     ("chat",),
     ("methods",),
     ("figures",),
@@ -164,7 +164,8 @@ def test_no_module_stands_in_two_layers():
 
 def test_every_third_party_that_probe_imports_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    declared = {_distribution(requirement) for requirement in project["dependencies"]}
+    optional = [name for part in ("words",) for name in project["optional-dependencies"][part]]
+    declared = {_distribution(requirement) for requirement in [*project["dependencies"], *optional]}
     distributions = packages_distributions()
     for file in sorted(PACKAGE.rglob("*.py")):
         for imported in imports_of(file.read_text("utf-8"), "probe.x"):

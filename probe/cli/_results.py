@@ -72,14 +72,16 @@ def report_as_json(report: CheckReport) -> dict[str, Any]:
     return {"model": report.model, "passed": report.passed, "rows": rows, "notes": report.notes, **report.manifest}
 
 
-def show_models(models: Sequence[dict[str, Any]], cache: str) -> None:
+def show_known(models: Sequence[dict[str, Any]], words: Sequence[dict[str, Any]], cache: str) -> None:
     """Name, description, facts and source of each."""
     console = output()
-    for model in models:
-        state = f"cached, {model['cached_bytes'] / 1e6:,.0f} MB" if model["cached"] else "not fetched yet"
-        facts = f"{model['parameters'] / 1e6:,.1f} million weights; {model['licence']}; {model['bytes'] / 1e6:,.0f} MB"
-        show_words(console, [f"{model['name']}{' (default)' if model['default'] else ''}"])
-        show_words(console, [model["description"], f"{facts}; {state}", f"from {model['source']}"], indent=2)
+    sizes = [f"{model['parameters'] / 1e6:,.1f} million weights" for model in models]
+    sizes += [f"{one['n_words']:,} words" for one in words]
+    for known, size in zip([*models, *words], sizes, strict=True):
+        state = f"cached, {known['cached_bytes'] / 1e6:,.0f} MB" if known["cached"] else "not fetched yet"
+        show_words(console, [f"{known['name']}{' (default)' if known['default'] else ''}"])
+        facts = f"{size}; {known['licence']}; {known['bytes'] / 1e6:,.0f} MB; {state}"
+        show_words(console, [known["description"], facts, f"from {known['source']}"], indent=2)
     show_words(console, [f"Cache: {cache} (PROBE_CACHE moves it)"])
     show_words(console, ["Folders in Hugging Face's layout and .gguf files work too: --model PATH"])
 

@@ -55,7 +55,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(
     cls=ModelCommands,
-    help="The models known by name: list, fetch, remove.",
+    help="The models and word vectors known by name: list, fetch, remove.",
     epilog="Example: probe models fetch smollm2-135m-instruct-q4_1",
 )
 app.add_typer(models_app, name="models")
@@ -200,26 +200,31 @@ def check(
 @models_app.command("list", epilog="Example: probe models --json")
 def list_models(as_json: AsJson = False) -> None:
     """What is known, cached or not, with licence and size; `probe models` alone does this too."""
-    from probe.catalogue import DEFAULT_MODEL, cache_folder, cached_size, is_cached, known_models
-    from probe.cli._results import show_models
+    from probe import catalogue
+    from probe.cli._results import show_known
 
-    found = [
-        {
-            "name": known.name, "default": known.name == DEFAULT_MODEL, "cached": is_cached(known.name),
-            "cached_bytes": cached_size(known.name), "licence": known.licence, "parameters": known.parameters,
-            "bytes": known.size, "description": known.description, "source": known.source,
-        }
-        for known in known_models()
-    ]  # fmt: skip
+    models = [{**_facts(known), "parameters": known.parameters} for known in catalogue.known_models()]
+    words = [{**_facts(known), "n_words": known.n_words, "d": known.d} for known in catalogue.known_word_vectors()]
+    cache = str(catalogue.cache_folder())
     if as_json:
-        print_json({"cache": str(cache_folder()), "models": found})
+        print_json({"cache": cache, "models": models, "word_vectors": words})
     else:
-        show_models(found, str(cache_folder()))
+        show_known(models, words, cache)
+
+
+def _facts(known: Any) -> dict[str, Any]:
+    from probe.catalogue import DEFAULT_MODEL, DEFAULT_WORD_VECTORS, cached_size, is_cached
+
+    return {
+        "name": known.name, "default": known.name in (DEFAULT_MODEL, DEFAULT_WORD_VECTORS),
+        "cached": is_cached(known.name), "cached_bytes": cached_size(known.name), "licence": known.licence,
+        "bytes": known.size, "description": known.description, "source": known.source,
+    }  # fmt: skip
 
 
 @models_app.command(epilog="Example: probe models fetch smollm2-135m-instruct-q4_1")
 def fetch(name: Annotated[str, typer.Argument(help="As `probe models` lists it.")]) -> None:
-    """Download a model into the cache, unless it is there. Prints where it is."""
+    """Download a model or word vectors into the cache, unless they are there. Prints where they are."""
     from probe.catalogue import fetch as fetch_model
 
     typer.echo(fetch_model(name))
@@ -227,7 +232,7 @@ def fetch(name: Annotated[str, typer.Argument(help="As `probe models` lists it."
 
 @models_app.command(epilog="Example: probe models remove smollm2-135m-instruct-q4_1")
 def remove(name: Annotated[str, typer.Argument(help="As `probe models` lists it.")]) -> None:
-    """Delete a model from the cache."""
+    """Delete a model or word vectors from the cache."""
     from probe.catalogue import cache_folder
     from probe.catalogue import remove as remove_model
 

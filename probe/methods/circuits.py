@@ -183,7 +183,7 @@ def copying_scores(model: GPT) -> CopyingScores:
     eigenvalues are those of a d_head x d_head one.
     """
     embedding = _normalised(model, _precise(model.W_E))
-    between = _logit_directions(model) @ embedding  # (d_model, d_model), over all tokens
+    between = model.logit_directions @ embedding  # (d_model, d_model), over all tokens
     rows = []
     for layer in range(model.config.n_layers):
         circuits = [ov_circuit(model, layer, head) for head in range(model.config.n_heads)]
@@ -230,7 +230,7 @@ def head_writes_for_token(model: GPT, layer: int, head: int, token: str | int, *
     number = token_ids(model, [token])[0]
     circuit = ov_circuit(model, layer, head)
     embedding = _normalised(model, _precise(model.W_E[number])[None])[0]
-    logits = embedding @ circuit.left @ circuit.right @ _logit_directions(model)
+    logits = embedding @ circuit.left @ circuit.right @ model.logit_directions
     arguments = {"layer": layer, "head": head, "token": number, "top": top}
     manifest = {**provenance(model), "method": "head writes for token", "method_arguments": arguments}
     text = token_texts(model, [number])[number]
@@ -254,7 +254,7 @@ def head_writes(
     position = check_index("position", position, int(recording.lengths[prompt]), owner=f"prompt {prompt}")
     z = _precise(recording["z", layer][at][head].to(model.device))
     scale = _precise(recording["ln_final.scale"][at].to(model.device))
-    logits = z @ _precise(model.W_O[layer, head]) @ _logit_directions(model) / scale
+    logits = z @ _precise(model.W_O[layer, head]) @ model.logit_directions / scale
     arguments = {"layer": layer, "head": head, "position": position, "prompt": prompt, "top": top}
     manifest = manifest_of(recording, "head writes", **arguments)
     return _effects(model, layer, head, logits, top, f"at position {position}", manifest)
@@ -295,12 +295,6 @@ def _triangle(tall: Float[Tensor, "n rank"]) -> Float[Tensor, "rank rank"]:
 def _read(model: GPT, layer: int, weight: Float[Tensor, "d_model d_head"]) -> Float[Tensor, "d_model d_head"]:
     """A weight behind the norm before attention, as it acts on the stream that this norm has divided by its scale."""
     folded = _precise(model.blocks[layer].ln1.w)[:, None] * _precise(weight)  # type: ignore[index]
-    return folded - folded.mean(0) if model.config.norm == "layer" else folded
-
-
-def _logit_directions(model: GPT) -> Float[Tensor, "d_model d_vocab"]:
-    """The unembedding with the final norm's gain folded in, and the mean that a LayerNorm subtracts."""
-    folded = _precise(model.ln_final.w)[:, None] * _precise(model.W_U)  # type: ignore[index]
     return folded - folded.mean(0) if model.config.norm == "layer" else folded
 
 

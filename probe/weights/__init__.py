@@ -57,7 +57,7 @@ def load_model(
 
 def _find(source: Any, *, weights: bool, progress: bool) -> tuple[Path, str]:
     """Where the model's files are, and what to call it. What exists on disk wins over a name."""
-    from probe.catalogue import DEFAULT_MODEL, fetch, find_known, known_models
+    from probe.catalogue import DEFAULT_MODEL, fetch, known_models, known_word_vectors
 
     source = DEFAULT_MODEL if source is None else source
     if not isinstance(source, (str, Path)):
@@ -69,7 +69,9 @@ def _find(source: Any, *, weights: bool, progress: bool) -> tuple[Path, str]:
         return path, path.resolve().stem if path.is_file() else path.resolve().name
     known = [model.name for model in known_models()]
     if isinstance(source, str) and source in known:
-        return fetch(source, progress=progress), find_known(source).name
+        return fetch(source, progress=progress), source
+    if source in [words.name for words in known_word_vectors()]:
+        raise UnknownName(f"{source!r} holds word vectors, not a GPT; probe.load_word_vectors({source!r}) loads them")
     if not _may_be_on_the_hub(source):
         hint = "(`probe models` lists what is known; on the Hub, names are organisation/model: openai-community/gpt2)"
         raise unknown_name("model, file or folder", str(source), known, hint=hint)

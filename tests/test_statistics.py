@@ -1,0 +1,80 @@
+"""Areas, intervals and permutations, against scipy, sklearn and by counting."""
+
+import pytest
+import torch
+from scipy.stats import mannwhitneyu
+from sklearn.metrics import roc_auc_score
+
+from probe.statistics import (
+    auroc,
+    bootstrap,
+    bootstrap_share,
+    cohens_d,
+    p_value,
+    paired_accuracy,
+    sign_flips,
+    smallest_p,
+)
+
+
+def test_areas_equal_sklearns_and_mann_and_whitneys_ties_and_batches_included():
+    up, down = torch.randint(0, 6, (4, 9)).double(), torch.randint(0, 5, (4, 7)).double()
+    areas = auroc(up, down)
+    for row in range(4):
+        scores = torch.cat([up[row], down[row]]).numpy()
+        assert areas[row].item() == pytest.approx(roc_auc_score([1] * 9 + [0] * 7, scores), abs=1e-12)
+        u = mannwhitneyu(up[row].numpy(), down[row].numpy()).statistic
+        assert areas[row].item() == pytest.approx(u / 63, abs=1e-12)
+
+
+def test_paired_accuracy_counts_ties_half():
+    assert paired_accuracy(torch.tensor([1.0, 2.0, 3.0, 0.0]), torch.tensor([0.0, 2.0, 4.0, -1.0])).item() == 0.625
+
+
+def test_cohens_d_is_the_difference_in_pooled_deviations():
+    assert cohens_d(torch.tensor([2.0, 4.0, 6.0]), torch.tensor([1.0, 3.0, 5.0])).item() == pytest.approx(0.5)
+
+
+def test_a_bootstrap_interval_of_a_mean_is_as_wide_as_theory_says():
+    values = torch.randn(400, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = bootstrap(lambda draws: values[draws].mean(-1), 400, seed=0)
+    error = float(values.std()) / 20
+    assert found.value == pytest.approx(float(values.mean()))
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.08)
+
+
+def test_a_seed_gives_the_same_interval_and_another_seed_another():
+    values = torch.arange(10.0)
+    one, two, other = (bootstrap(lambda draws: values[draws].mean(-1), 10, seed=seed) for seed in (0, 0, 1))
+    assert one == two != other
+
+
+def test_perfect_separation_does_not_give_an_interval_of_no_width():
+    one = torch.ones(6)
+    found = bootstrap_share(lambda draws: one[draws].mean(-1), 6, seed=0)
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(0.025 ** (1 / 6))  # 0.541: six of six are compatible with little more than half
+    none = bootstrap_share(lambda draws: 0 * one[draws].mean(-1), 6, seed=0)
+    assert (none.low, none.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 6)))
+
+
+def test_few_pairs_are_swapped_in_all_ways_but_the_observed_one():
+    flips = sign_flips(5, 1000, seed=0)
+    assert flips.exact and len(flips.signs) == 15
+    assert len({tuple(row) for row in flips.signs.tolist()}) == 15
+    assert (flips.signs[:, 0] == 1).all(), "swapping all pairs at once changes nothing"
+    assert not (flips.signs == 1).all(1).any()
+    assert smallest_p(5, 1000) == 1 / 16
+
+
+def test_many_pairs_are_swapped_at_random_half_of_the_time():
+    flips = sign_flips(30, 500, seed=3)
+    assert not flips.exact and flips.signs.shape == (500, 30)
+    assert abs(flips.signs.mean().item()) < 0.03
+    assert torch.equal(flips.signs, sign_flips(30, 500, seed=3).signs)
+    assert smallest_p(30, 500) == 1 / 501
+
+
+def test_p_counts_the_observed_one_and_what_equals_it():
+    assert p_value(2.0, torch.tensor([1.0, 2.0, 3.0])) == 0.75
+    assert p_value(9.0, torch.tensor([1.0, 2.0, 3.0])) == 0.25
