@@ -127,12 +127,12 @@ def words_in_context(
     name = full_name(model.config, site, layer)
     if tuple(site_dims(name)) != ("batch", "pos", "d_model"):
         raise UnknownName(f"site {site!r}: words are read from the residual stream: resid_pre, resid_mid, resid_post")
-    texts, start = check_templates(model, templates, document_start=document_start)
+    texts, start = check_templates(model, templates, read=read, document_start=document_start)
     return WordsInContext(model, name, texts, read, start)
 
 
 def check_templates(
-    model: GPT, templates: str | Sequence[str], *, document_start: bool | None
+    model: GPT, templates: str | Sequence[str], *, read: Read, document_start: bool | None
 ) -> tuple[tuple[str, ...], bool]:
     """The templates, and whether a document start stands before them.
 
@@ -148,7 +148,7 @@ def check_templates(
     for text in texts:
         if not isinstance(text, str) or text.count("{}") != 1:
             raise BadPrompt(f"template {text!r}: expected a text with {{}} once, where the word goes")
-        if not start and not text.partition("{}")[0].strip():
+        if read == "word" and not start and not text.partition("{}")[0].strip():
             raise BadPrompt(
                 f"template {text!r} puts the word at position 0, an attention sink where all words look alike; put "
                 "something before {}, or document_start=True"

@@ -51,3 +51,11 @@ def default_model() -> GPT:
     import probe
 
     return probe.load_model()
+
+
+@pytest.fixture(scope="session")
+def glove():
+    """GloVe 6B 50d, fetched likewise. Its tests are marked `model` too."""
+    import probe
+
+    return probe.load_word_vectors()

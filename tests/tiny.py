@@ -3,6 +3,7 @@
 import torch
 
 from probe.config import GPTConfig
+from probe.errors import BadPrompt
 from probe.gpt import GPT
 
 GPT2 = GPTConfig(n_layers=3, d_model=32, n_heads=4, d_head=8, d_mlp=48, d_vocab=50, n_ctx=64)
@@ -23,6 +24,25 @@ class LetterTokenizer:
 
     def str_tokens(self, ids) -> list[str]:
         return ["<start>" if token == 0 else chr(token + 96) for token in ids]
+
+
+class WordTokenizer:
+    """One token per word of two letters, with its space; 0 separates documents; the last few are no words."""
+
+    document_start_id = 0
+    words = tuple(first + second for first in "abcdef" for second in "klmnopqr")[:45]
+    texts = ("<start>", *(f" {word}" for word in words), "x", " 7", " a b", "é")
+
+    def encode(self, text: str) -> list[int]:
+        return [self.texts.index(f" {word}") for word in text.split()]
+
+    def str_tokens(self, ids) -> list[str]:
+        return [self.texts[token] if token < len(self.texts) else f"<unused {token}>" for token in ids]
+
+    def token_id(self, text: str) -> int:
+        if text not in self.texts:
+            raise BadPrompt(f"{text!r} is not one token of this model")
+        return self.texts.index(text)
 
 
 def tiny_model(family: str = "llama", *, seed: int = 0, scale: float = 10.0) -> GPT:

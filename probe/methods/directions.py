@@ -169,7 +169,7 @@ class Evaluation(Result):
     """Cosine of directions fitted on two halves of the pairs: mean, and where 95 % of the splits are."""
     agreement: Mapping[str, float]
     """Cosine with what each estimator makes of the same pairs."""
-    left_out: Float[Tensor, " pair"]
+    left_out: Float[Tensor, " fitted"]
     """Of each pair that was fitted on: its difference along the direction fitted without it."""
     opposite: tuple[tuple[str, str], ...]
     """Pairs whose left-out difference (held-out pairs: whose difference) points the other way."""
@@ -218,7 +218,11 @@ class Evaluation(Result):
         for one in self.confounds:
             lines.append(f"Confound: {one.name} alone {one.alone:.3f}; regressed out, AUROC {one.adjusted}.")
         agree = ", ".join(f"{name} {value:.3f}" for name, value in self.agreement.items())
-        lines.append(f"Stability: split-half cosine {self.split_half}; cosine with other estimators: {agree}.")
+        lines.append(
+            f"Stability: split-half cosine {self.split_half}; cosine with other estimators: {agree}."
+            if agree and self.split_half.value == self.split_half.value
+            else "Stability: not known; it takes four pairs to fit on, or more."
+        )
         shown = ", ".join(" - ".join(pair) for pair in self.opposite[:8]) + (", ..." if len(self.opposite) > 8 else "")
         lines.append(f"Left out, {len(self.opposite)} pairs point the other way{': ' + shown if shown else ''}.")
         lines.append(
@@ -415,6 +419,8 @@ def _confounds(source: Source, scored: Pairs, up: Tensor, down: Tensor, seed: in
 
 def _agreement(direction: Direction) -> dict[str, float]:
     others: list[Estimator] = [one for one in ESTIMATORS if one != direction.estimator]
+    if len(direction.pairs) < 2:
+        others = []  # of one pair there is but its difference
     return agreement(direction.pairs, direction.vector, others)
 
 

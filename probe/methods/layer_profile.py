@@ -125,7 +125,7 @@ def layer_profile(
         name, pairs = f"{pairs.positive} - {pairs.negative}", pairs.all
     if templates is None:
         raise BadPrompt("no templates: sentences with {} in which the words are read, such as 'I looked at the {}'")
-    texts, start = check_templates(model, templates, document_start=document_start)
+    texts, start = check_templates(model, templates, read=read, document_start=document_start)
     first = WordsInContext(model, "blocks.0.hook_resid_post", texts, read, start)
     names, dropped = check_pairs(first.missing, pairs, on_missing)
     if len(names) < FEWEST:

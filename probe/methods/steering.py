@@ -82,7 +82,7 @@ class DoseCurve(Result):
     random_kind: RandomKind
     damage: Float[Tensor, "dose text"]
     """KL(clean || dosed) of the next token, mean over the positions of each unrelated text (nats)."""
-    random_damage: Float[Tensor, "random dose text"]
+    random_damage: Float[Tensor, "few dose text"]
     """Of the first three random directions."""
     seed: int
     manifest: Mapping[str, Any]
