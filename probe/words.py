@@ -169,11 +169,12 @@ class WordVectors:
         cases = [case for case in (word.strip(), word.lower(), word.capitalize()) if case in self._index]
         if cases:
             return list(dict.fromkeys(cases))
+        plain = word.strip().lower() if self.words[0].islower() else word.strip()
         likely = [
             other for other in self.words[:_SEARCHED]
-            if word and abs(len(other) - len(word)) <= 2 and (other[0] == word[0] or other[-1] == word[-1])
+            if plain and abs(len(other) - len(plain)) <= 2 and (other[0] == plain[0] or other[-1] == plain[-1])
         ]  # fmt: skip
-        return difflib.get_close_matches(word, likely, n=3, cutoff=0.7)
+        return difflib.get_close_matches(plain, likely, n=3, cutoff=0.7)
 
 
 def load_word_vectors(source: str | os.PathLike[str] | None = None, *, progress: bool = True) -> WordVectors:

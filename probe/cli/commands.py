@@ -12,9 +12,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from probe.cli._directions import directions, steer
 from probe.cli._methods import attribute, heads, lens
 from probe.cli._options import AsJson, Model, load, print_json
 from probe.cli._talk import chat, generate
+from probe.cli._words import analogy, near
 from probe.errors import NotSaved, OutOfRange, ProbeError, UnknownName
 
 HELP = ("-h", "--help")
@@ -59,6 +61,11 @@ models_app = typer.Typer(
     epilog="Example: probe models fetch smollm2-135m-instruct-q4_1",
 )
 app.add_typer(models_app, name="models")
+words_app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Words as vectors: neighbours, analogies.",
+    epilog="Example: probe words near tower",
+)  # fmt: skip
+app.add_typer(words_app, name="words")
 
 
 def main() -> None:
@@ -164,10 +171,14 @@ EXAMPLES = {
     heads: "probe heads 'When Mary and John went to the store, John gave a drink to Mary.'",
     generate: "probe generate 'Once upon a time there was a' --temperature 0.8 --show-distribution",
     chat: "probe chat 'What is the capital of France?' --temperature 0",
+    directions: "probe directions plurality --source embed",
+    steer: "probe steer plurality --layer 12 --target ' are' --against ' is'",
 }
 """Commands that stand in files of their own."""
 for command, example in EXAMPLES.items():
     app.command(epilog=f"Example: {example}")(command)
+words_app.command(epilog="Example: probe words near tower")(near)
+words_app.command(epilog="Example: probe words analogy king - man + woman")(analogy)
 
 
 @app.command(epilog="Example: probe check, or: probe check path/to/model --no-hugging-face")
