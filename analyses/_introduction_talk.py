@@ -62,7 +62,8 @@ def value(found: probe.LogitAttribution) -> Example:
         "talk", "The value matrix decides what a head adds.",
         f"Of all heads {best[1]} (layer and head) adds most towards “Paris” after “{CAPITAL}”: {best[0]:+.2f} of the "
         f"{float(found.logit[0]):.2f} of its logit.", "yes", "Heads",
-        f'(lambda found: max(float(x) for part, x in zip(found.parts, found.mean) if part.kind == "head"))({ATTRIBUTED})',
+        f'(lambda found: max(float(x) for part, x in zip(found.parts, found.mean) if part.kind == "head"))'
+        f"({ATTRIBUTED})",
         best[0],
     )  # fmt: skip
 

@@ -1,8 +1,8 @@
 """What do the visual introductions to GPTs show, and does it hold here?
 
 Every example of 3Blue1Brown's "But what is a GPT?" (2024), in its order, then of the companion talk. They stand in
-`_introduction_begin.py`, `_introduction_weights.py`, `_introduction_words.py`, `_introduction_end.py` and
-`_introduction_talk.py`.
+`_introduction_begin.py`, `_introduction_weights.py`, `_introduction_words.py`, `_introduction_context.py`,
+`_introduction_softmax.py` and `_introduction_talk.py`.
 """
 
 from collections import Counter
@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pandas
 from _introduction import Chapter, Subject
 from _introduction_begin import inside, predict
-from _introduction_end import beyond, softmax, unembedding
+from _introduction_context import beyond, unembedding
+from _introduction_softmax import softmax
 from _introduction_talk import talk
 from _introduction_weights import weights
 from _introduction_words import number_section, words
