@@ -18,6 +18,10 @@ Page = Literal["Tokens and model", "Directions", "Heads", "Generation", "Logit l
 
 STORY = "Once upon a time there was a"
 CAPITAL = "The capital of France is"
+FIRST_STEP = (
+    f'probe.generate(model, "{STORY}", max_tokens=1, temperature=0, document_start=True).run().steps[0].distribution'
+)
+"""Line of Python for `Subject.first_step`."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,9 @@ class Chapter:
         rows = [(one.time, one.claim, one.here, one.holds, one.page) for one in self.examples]
         columns = ("time", "the video", "here", "holds", "page")
         return PageSection(
-            self.heading, f"from {self.examples[0].time}" if self.examples[0].time != "talk" else "the talk",
-            self.paragraphs, figures=self.figures, table=Table(columns, rows), remarks=self.remarks,
-            code=[f"{one.code}  # {one.time}" for one in self.examples if one.code],
+            self.heading, f"from {self.examples[0].time[:5]}", self.paragraphs, figures=self.figures,
+            table=Table(columns, rows), remarks=self.remarks,
+            code=[line for one in self.examples if one.code for line in (f"# {one.time}", one.code)],
         )  # fmt: skip
 
 
@@ -85,7 +89,8 @@ class Subject:
 
     def first_step(self) -> Step:
         """What could come after the beginning of the story."""
-        return probe.generate(self.model, STORY, max_tokens=1, seed=1, document_start=self.start).run().steps[0]
+        how = {"temperature": 0, "max_tokens": 1, "document_start": self.start}
+        return probe.generate(self.model, STORY, **how).run().steps[0]
 
     def surprise(self, text: str, model: probe.GPT | None = None) -> float:
         """Mean over the tokens of a text, in nats."""

@@ -1,7 +1,7 @@
 """Examples of the chapters "Predict, sample, repeat" and "Inside a transformer"."""
 
 import torch
-from _introduction import CAPITAL, STORY, Chapter, Example, Subject, judge, plural_pairs
+from _introduction import CAPITAL, FIRST_STEP, STORY, Chapter, Example, Subject, judge, plural_pairs
 from context import SENSES
 
 import probe
@@ -86,13 +86,13 @@ def distribution(subject: Subject) -> Example:
     step = subject.first_step()
     chances = step.distribution.probabilities()
     best = ", ".join(
-        f"“{text}” {chance:.1%}" for text, chance in zip(step.distribution.texts[:4], chances.tolist(), strict=False)
+        f"“{text.strip()}” {chance:.1%}"
+        for text, chance in zip(step.distribution.texts[:4], chances.tolist(), strict=False)
     )
     return Example(
         "02:55", "One would like to see the probabilities behind each new word.",
         f"Kept for every step. After “{STORY}”: {best}.", "yes", "Generation",
-        f'probe.generate(model, "{STORY}", max_tokens=1, seed=1, document_start=True).run()'
-        ".steps[0].distribution.probabilities()[0].item()", float(chances[0]),
+        f"{FIRST_STEP}.probabilities()[0].item()", float(chances[0]),
     )  # fmt: skip
 
 

@@ -1,13 +1,11 @@
 """Examples of the chapter "Softmax with temperature"."""
 
-from _introduction import STORY, Chapter, Example, Subject, judge
+from _introduction import FIRST_STEP, STORY, Chapter, Example, Subject, judge
 
 import probe
 from probe.figures.generation import step_bars
 from probe.generation import Generation
 from probe.sampling import LARGEST_TEMPERATURE
-
-FIRST_STEP = f'probe.generate(model, "{STORY}", max_tokens=1, seed=1, document_start=True).run().steps[0].distribution'
 
 
 def softmax(subject: Subject) -> Chapter:
@@ -26,7 +24,10 @@ def softmax(subject: Subject) -> Chapter:
         figures=[
             lambda theme, at=at: step_bars(step, temperature=at, theme=theme) for at in (0.0, 1.0, LARGEST_TEMPERATURE)
         ],
-        remarks=["The same logits at temperatures 0, 1 and 5; each slider goes all the way."],
+        remarks=[
+            "The same logits at temperatures 0, 1 and 5; each slider goes all the way. At 5 nearly everything lies on "
+            "the many tokens of the last bar: that is why the video keeps the 20 likeliest only."
+        ],
     )
 
 
@@ -61,7 +62,7 @@ def stories(subject: Subject) -> Example:
     ).replace("\n", " ")  # fmt: skip
     return Example(
         "24:37 - 25:01", "“Once upon a time there was a ...”: trite at 0, more original above, then nonsense.",
-        f"By temperature, with the mean surprise in nats: {said}.",
+        f"By temperature, one story each, with its mean surprise in nats: {said}.",
         judge(_mean(told[0.0]) < _mean(told[0.7]) < _mean(told[1.5])), "Generation",
         f'probe.generate(model, "{STORY}", temperature=1.5, seed=0, max_tokens={subject.n_tokens}, '
         'document_start=True, stop=[]).run().to_dataframe()["surprise_nats"].mean()', _mean(told[1.5]),

@@ -39,14 +39,12 @@ def words(subject: Subject) -> Chapter:
 def number_section(subject: Subject) -> PageSection:
     """The projections of the number words, as bars."""
     names = probe.load_words("numbers")[:10]
-    found = [
-        projections(source, names).tolist() for source in (subject.own, subject.words) if not _lacks(source, names)
-    ]
+    sources = {"this GPT’s embedding": subject.own, "GloVe": subject.words}
+    found = [projections(source, names).tolist() for source in sources.values()]
     rows = [
         (name, *(cell for values in found for cell in (f"{values[place]:+.2f}", _bar(values, place))))
         for place, name in enumerate(names)
     ]
-    sources = [source.name for source in (subject.own, subject.words) if not _lacks(source, names)]
     columns = ("", *(cell for source in sources for cell in (source, "")))
     words = (
         "The dot product of each number word with cats - cat; the bar begins at the smallest and ends at the largest "
@@ -174,13 +172,13 @@ def plurals(subject: Subject) -> Example:
 
 def numbers(subject: Subject) -> Example:
     """The count of things as a sliding plural."""
-    names = probe.load_words("numbers")[:9]
+    names = probe.load_words("numbers")[:10]
     steps = [rising(projections(source, names).tolist()) for source in (subject.own, subject.words)]
     return Example(
         "17:37", "one, two, three, ... score higher and higher along it.",
-        f"One to nine: this GPT’s rise without a break up to the {_place(steps[0])}, GloVe’s up to the "
-        f"{_place(steps[1])} (bars below).", judge(*(step == len(names) for step in steps)), "Directions",
-        f'[float(words[name] @ ({PLURALITY})) for name in probe.load_words("numbers")[:9]]',
+        f"One to ten: this GPT’s rise without a break up to “{names[steps[0] - 1]}”, GloVe’s up to "
+        f"“{names[steps[1] - 1]}” (bars below).", judge(*(step >= 9 for step in steps)), "Directions",
+        f'[float(words[name] @ ({PLURALITY})) for name in probe.load_words("numbers")[:10]]',
         projections(subject.words, names).tolist(),
     )  # fmt: skip
 
@@ -220,10 +218,6 @@ def _nearly_perpendicular(source: probe.WordVectors) -> float:
     """The share of pairs of random directions within 5 degrees of perpendicular."""
     random = source.twin().units[:2000]
     return float(((random[:1000] @ random[1000:].T).abs() < 0.0872).float().mean())
-
-
-def _lacks(source: probe.WordVectors, names: Sequence[str]) -> bool:
-    return bool(source.missing([*names, "cat", "cats"]))
 
 
 def _bar(values: Sequence[float], place: int) -> float:

@@ -53,7 +53,7 @@ def test_a_chapter_shows_one_row_for_each_example_and_the_lines_that_there_are()
     section = Chapter("heading", ["words"], [with_line, Example("01:03", "claim", "here", "later", "—")]).section()
     assert section.table is not None and section.term == "from 01:02"
     assert section.table.rows == [("01:02", "claim", "here", "yes", "Heads"), ("01:03", "claim", "here", "later", "—")]
-    assert section.code == ["1 + 1  # 01:02"]
+    assert section.code == ["# 01:02", "1 + 1"]
 
 
 @pytest.fixture(scope="module")
