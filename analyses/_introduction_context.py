@@ -103,7 +103,10 @@ def unembedding(subject: Subject) -> Chapter:
         ],
         [snape(subject), every_vector(subject), unembedding_weights(subject)],
         figures=[lambda theme: surprise_bars(scores, theme=theme)],
-        remarks=["The bars: how surprising each token of the Harry Potter text is, given those before it."],
+        remarks=[
+            "The bars: how surprising each token of the Harry Potter text is, given those before it. The dotted line "
+            "(entropy): how surprised the model expects to be."
+        ],
     )
 
 

@@ -103,7 +103,7 @@ def residual(found: probe.LogitAttribution) -> Example:
     return Example(
         "talk", "Layers only add to the vectors: what comes out is a sum of all parts (the residual stream).",
         f"The logit of “Paris”, {float(found.logit[0]):.3f}, is the sum of {len(found.parts)} parts; they miss it by "
-        f"{error:.0e}.", judge(error < 1e-3), "Heads", f"{ATTRIBUTED}.error.item()", error,
+        f"{error:.6f}.", judge(error < 1e-3), "Heads", f"{ATTRIBUTED}.error.item()", error,
     )  # fmt: skip
 
 

@@ -49,8 +49,8 @@ def ask(model: probe.GPT, quick: bool, say: Say) -> Answer:
             "its order, with the time in the video, and what this model says to each. Every word that is needed is "
             "explained where it first comes.",
             f"Of {len(table)} examples, does it hold? {said} (later: a picture, or other work).",
-            f"Model: {model.name}; texts: {start_in_words(model)}. Word vectors: {subject.words.name}. The lines under each "
-            "table give its numbers; before them: import probe; model = probe.load_model(); "
+            f"Model: {model.name}; texts: {start_in_words(model)}. Word vectors: {subject.words.name}. The lines under "
+            "each table give its numbers; before them: import probe; model = probe.load_model(); "
             "words = probe.load_word_vectors().",
         ],
         sections=sections,

@@ -1,8 +1,11 @@
 """The examples of introduction.py: their arithmetic, their order, and every line of Python that they print."""
 
+from pathlib import Path
+from typing import get_args
+
 import pytest
 import torch
-from _introduction import Chapter, Example, count_above, judge, listed, plural_pairs, projections, rising
+from _introduction import Chapter, Example, Holds, count_above, judge, listed, plural_pairs, projections, rising
 from introduction import CHAPTERS, QUICK_TOKENS, read_subject
 
 import probe
@@ -88,6 +91,15 @@ def test_examples_stand_in_the_order_of_the_video_and_only_later_ones_have_no_li
     assert times == sorted(times) and len(times) > 30
     without = [one.time for one in examples if not one.code]
     assert without == ["00:47", "12:05", "14:12", TALK, TALK]
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_the_log_has_every_example_with_its_verdict(chapters):
+    log = (Path(__file__).parent.parent.parent / "analyses" / "README.md").read_text("utf-8")
+    rows = [line.strip("| ").split(" | ") for line in log.splitlines() if line.startswith("| ")]
+    logged = [(row[0], row[-1]) for row in rows if row[-1] in get_args(Holds)]
+    assert logged == [(one.time, one.holds) for chapter in chapters for one in chapter.examples]
 
 
 @pytest.mark.slow
