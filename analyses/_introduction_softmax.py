@@ -15,8 +15,8 @@ def softmax(subject: Subject) -> Chapter:
         "Softmax with temperature",
         [
             "What the unembedding gives are any numbers, called logits. Softmax turns them into probabilities: each "
-            "number becomes e (2.718...) to that power, then all are divided by their sum. So none is below zero and together "
-            "they are 1.",
+            "number becomes e (2.718...) to that power, then all are divided by their sum. So none is below zero and "
+            "together they are 1.",
             "Temperature divides the logits first. A low one makes the likeliest token likelier still; a high one "
             "evens everything out.",
         ],

@@ -17,8 +17,8 @@ def weights(subject: Subject) -> Chapter:
             "better.",
             "How the matrices are counted: queries, keys and values are those of attention, one of each for every head "
             "(a layer has several heads); the output puts the heads of a layer together; up- and down-projection are "
-            "the MLP’s; embedding and unembedding turn tokens into vectors and back. Biases (numbers that are added) and "
-            "norms (numbers that scale) are few, and are counted apart.",
+            "the MLP’s; embedding and unembedding turn tokens into vectors and back. Biases (numbers that are added) "
+            "and norms (numbers that scale) are few, and are counted apart.",
         ],
         [products(subject), gpt3(), colours(), random_start(subject)],
     )
