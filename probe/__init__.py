@@ -38,6 +38,7 @@ from probe.metrics import loss
 from probe.plan import RecordingPlan, plan_recording
 from probe.recording import Recording, record
 from probe.sites import site_dims, site_names, site_shape
+from probe.weight_count import count_weights
 from probe.weights import load_model, save_model
 from probe.word_lists import WordPairs, load_pairs, load_words, pair_lists
 from probe.words import WordVectors, load_word_vectors, word_vectors
@@ -69,6 +70,7 @@ __all__ = [
     "chat",
     "composition_scores",
     "copying_scores",
+    "count_weights",
     "direct_logit_attribution",
     "dose_curve",
     "edit",

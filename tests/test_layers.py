@@ -16,7 +16,7 @@ PACKAGE = ROOT / "probe"
 LAYERS = (
     ("errors",),
     ("geometry", "statistics", "config", "devices", "tokenizer_files", "word_lists"),
-    ("sites", "tokens", "store", "pieces", "catalogue", "rotary", "prompts", "named_weights"),
+    ("sites", "tokens", "store", "pieces", "catalogue", "rotary", "prompts", "named_weights", "weight_count"),
     ("gpt", "selection", "results"),
     ("metrics", "interventions", "reduction", "provenance", "sampling", "weights"),
     ("request", "words"),
