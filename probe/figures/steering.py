@@ -39,11 +39,11 @@ def dose_curve_lines(curve: DoseCurve, *, theme: ThemeName = "light") -> go.Figu
     ]
     own = (([one.value for one in found], spread), (curve.damage.mean(-1).tolist(), [""] * len(found)))
     name = token_label(curve.direction, longest=60)
-    for row, (values, more) in enumerate(own, 1):
+    for row, (unit, (values, more)) in enumerate(zip(UNITS, own, strict=True), 1):
         figure.add_scatter(
             x=x, y=_with_zero(curve, values, 0.0), customdata=_with_zero(curve, more, ""), mode="lines+markers",
             line={"color": look.lines[0], "width": 2.5}, name=name, showlegend=row == 1, row=row, col=1,
-            hovertemplate=f"%{{fullData.name}}, dose %{{x:g}}<br>%{{y:+.4f}} {UNITS[row - 1]}%{{customdata}}<extra></extra>",
+            hovertemplate=f"%{{fullData.name}}, dose %{{x:g}}<br>%{{y:+.4f}} {unit}%{{customdata}}<extra></extra>",
         )  # fmt: skip
         figure.add_vline(x=curve.gap, line={"color": look.lines[1], "width": 1.5, "dash": "dash"}, row=row, col=1)
         figure.add_hline(y=0, line={"color": look.muted, "width": 1}, row=row, col=1)
