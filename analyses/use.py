@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import pandas
 import torch
 from _script import Answer, Say, document_start, main, origin, start_in_words
-from probe.figures.steering import dose_curve_lines, erasure_bars
 
 import probe
 from probe.figures.page import PageSection, Table
+from probe.figures.steering import dose_curve_lines, erasure_bars
 from probe.methods.directions import Direction
 from probe.methods.steering import USED, DoseCurve, ErasureTest
 from probe.word_lists import WordPairs
@@ -78,8 +78,9 @@ def _case(
     removed = _taken_out(model, case, direction, texts, layers="from here on")
     leace = _taken_out(model, case, direction, texts, erasure="leace")
     sections = [_layers_section(case, table, len(texts)), _dose_section(case, curve, removed, leace)]
+    tests = (("from here on", removed), ("leace", leace))
     more = [{"case": case.name, "layer": middle, "erasure": name, "left": test.left.value, "p": test.p,
-             "damage": float(test.damage.mean())} for name, test in (("from here on", removed), ("leace", leace))]  # fmt: skip
+             "damage": float(test.damage.mean())} for name, test in tests]  # fmt: skip
     return sections, pandas.concat([table, curve.to_dataframe().assign(case=case.name), pandas.DataFrame(more)])
 
 
@@ -100,7 +101,8 @@ def _layer(
         "low": effect.low, "high": effect.high, "random_most": float(others.max()), "p": curve.p(dose),
         "damage": float(curve.damage.mean()), "used": str(curve.used), "clean_difference": float(test.clean.mean()),
         "left": left.value, "left_low": left.low, "left_high": left.high,
-        "random_left": float(test.random_erased.mean() / test.clean.mean()), "erasure_damage": float(test.damage.mean()),
+        "random_left": float(test.random_erased.mean() / test.clean.mean()),
+        "erasure_damage": float(test.damage.mean()),
     }  # fmt: skip
 
 
@@ -147,10 +149,11 @@ def _layers_section(case: Case, table: pandas.DataFrame, n: int) -> PageSection:
     ]  # fmt: skip
     first = table.iloc[0]
     words = (
-        f"“{case.template}” with {n} held-out words. The model’s{case.target} -{case.against} is {first.clean:+.2f} logits "
-        f"after the negative words, and {first.clean_difference:.2f} higher after the positive ones. Added: one gap (in "
-        "norms of the stream) at the last position of the negative prompts. Taken out: at all positions but the first; "
-        "what is left of the difference. Damage: KL on unrelated texts, nats per token."
+        f"“{case.template}” with {n} held-out words. The model’s{case.target} -{case.against} is "
+        f"{first.clean:+.2f} logits after the negative words, and {first.clean_difference:.2f} higher after the "
+        "positive ones. Added: one gap (in norms of the stream) at the last position of the negative prompts. Taken "
+        "out: at all positions but the first; what is left of the difference. Damage: KL on unrelated texts, nats per "
+        "token."
     )
     columns = ("layer", "gap", "adding it moves by", "random, at most", "p", "damage", "left when taken out",
                "random", "damage ")  # fmt: skip
@@ -165,9 +168,9 @@ def _dose_section(case: Case, curve: DoseCurve, removed: ErasureTest, leace: Era
         most = float(curve.random_effects[:, index].mean(-1).abs().max())
         rows.append((f"{dose:+g}", f"{found.value:+.2f}", f"{most:.2f}", f"{damage:.2f}"))
     words = (
-        f"At {curve.site}, in norms of the stream; one gap is {curve.gap:.2f}. Taken out there and after every later layer, "
-        f"{removed.left.value:.0%} of the difference is left (damage {float(removed.damage.mean()):.3f}); by LEACE, there "
-        f"only, {leace.left.value:.0%} ({float(leace.damage.mean()):.3f})."
+        f"At {curve.site}, in norms of the stream; one gap is {curve.gap:.2f}. Taken out there and after every later "
+        f"layer, {removed.left.value:.0%} of the difference is left (damage {float(removed.damage.mean()):.3f}); by "
+        f"LEACE, there only, {leace.left.value:.0%} ({float(leace.damage.mean()):.3f})."
     )
     return PageSection(
         f"{case.name.capitalize()}, dose by dose", "dose curve", [words],

@@ -62,8 +62,8 @@ def profile_section(found: LayerProfile) -> PageSection:
     ]  # fmt: skip
     words = (
         f"How well one direction tells the words of {len(found.pairs)} pairs apart at every place of {found.model}, "
-        "out of sample (ten folds of pairs): AUROC with its 95 % interval, Cohen's d, p against the best place of every "
-        "permutation, and the AUROC of the untrained twin. No place is chosen."
+        "out of sample (ten folds of pairs): AUROC with its 95 % interval, Cohen's d, p against the best place of "
+        "every permutation, and the AUROC of the untrained twin. No place is chosen."
     )
     return PageSection(
         f"{found.direction}, layer by layer", "layer profile", [words],
@@ -87,11 +87,12 @@ def dose_section(curve: DoseCurve) -> PageSection:
     words = [
         f"{curve.direction}, added at {curve.site} of {curve.model} (last position) after {n} prompts such as "
         f"“{curve.prompts[0]}”: {'used' if curve.used else 'not shown to be used'}. The rule: {USED}.",
-        f"Moved is {curve.contrast}, {float(curve.clean.mean()):+.2f} logits on average without a dose. Doses are in "
-        f"norms of the residual stream there ({curve.norm:.4g}); the gap between the two groups of words is "
+        f"Moved is {curve.contrast}, {float(curve.clean.mean()):+.2f} logits on average without a dose. Doses are "
+        f"in norms of the residual stream there ({curve.norm:.4g}); the gap between the two groups of words is "
         f"{curve.gap:.3f} of these.",
         f"Beside it: the largest effect of {len(curve.random_effects)} random directions of the same length, either "
-        "way, p, and the damage done to unrelated texts when it is added everywhere: KL(clean || dosed), nats per token.",
+        "way; p; and the damage done to unrelated texts when it is added everywhere: KL(clean || dosed), nats per "
+        "token.",
     ]
     return PageSection(
         f"Steering: {curve.direction}", "activation addition", words,

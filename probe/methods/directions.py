@@ -69,8 +69,8 @@ FEWEST_FOR_A_VERDICT = 6
 N_HALVES = 100
 Verdict = Literal["encoded", "not distinguishable from its confounds", "not distinguishable from noise"]
 RULE = (
-    f"encoded: {FEWEST_FOR_A_VERDICT} pairs or more, p of the permutation test at most {SIGNIFICANT}, and the whole "
-    "interval of the AUROC above 0.5, also with confounds regressed out"
+    f"The rule for “encoded”: {FEWEST_FOR_A_VERDICT} pairs or more, p of the permutation test at most {SIGNIFICANT}, "
+    "and the whole interval of the AUROC above 0.5, also with confounds regressed out"
 )
 """How the verdict comes about."""
 
@@ -121,8 +121,8 @@ class Confound:
     """Something that a direction might follow instead of meaning."""
 
     name: str
-    alone: float
-    """AUROC of the confound by itself: how well it tells the two groups apart."""
+    alone: float | None
+    """AUROC of the confound by itself: how well it tells the two groups apart. None: several together."""
     adjusted: Estimate
     """AUROC of the direction with this regressed out of its scores, by the slope within the groups."""
 
@@ -198,7 +198,7 @@ class Evaluation(Result):
         """The evidence in sentences, the verdict first."""
         n = len(self.words)
         lines = [
-            f"{self.direction} in {self.source}: {self.verdict}. The rule: {RULE}.",
+            f"{self.direction} in {self.source}: {self.verdict}. {RULE}.",
             f"{self.how}: AUROC {self.auroc}, pairs the right way round {self.accuracy}, Cohen's d {self.effect_size}; "
             f"n = {n} pairs. In sample: {self.in_sample_auroc:.3f} and {self.in_sample_accuracy:.3f}.",
             f"Is it encoded? p = {self.p:.4f} (smallest possible {self.smallest_p:.2g}); pairs with swapped members "
@@ -216,7 +216,8 @@ class Evaluation(Result):
             + ", ".join(f"{area:.3f} ({kind}, p = {self.p_special[kind]:.4f})" for kind, area in best.items()) + "."
         )  # fmt: skip
         for one in self.confounds:
-            lines.append(f"Confound: {one.name} alone {one.alone:.3f}; regressed out, AUROC {one.adjusted}.")
+            alone = "" if one.alone is None else f" alone {one.alone:.3f};"
+            lines.append(f"Confound: {one.name}{alone} regressed out, AUROC {one.adjusted}.")
         agree = ", ".join(f"{name} {value:.3f}" for name, value in self.agreement.items())
         lines.append(
             f"Stability: split-half cosine {self.split_half}; cosine with other estimators: {agree}."
@@ -413,7 +414,7 @@ def _confounds(source: Source, scored: Pairs, up: Tensor, down: Tensor, seed: in
     ]
     if len(found) > 1:
         together = auroc_estimate(*adjusted(up, down, sides), seed)
-        found.append(Confound("all of these", max((one.alone for one in found), key=lambda a: abs(a - 0.5)), together))
+        found.append(Confound("all of these", None, together))
     return tuple(found)
 
 
