@@ -27,17 +27,20 @@ def interval_band(x: Sequence[float], low: Sequence[float], high: Sequence[float
     )  # fmt: skip
 
 
-def titled(figure: go.Figure, look: Theme, *, title: str, below: str, height: int) -> go.Figure:
+def titled(figure: go.Figure, look: Theme, *, title: str, below: str, height: int, room: int = 0) -> go.Figure:
     """`themed`, with small letters under the title, both broken into lines that fit half a page; a legend below all.
 
-    `height`: of all but what lines beyond the first two take.
+    `height`: of all but what lines beyond the first two take; `room`: between titles and drawing (pixels).
     """
-    large, small = _lines(title, 58), _lines(below, 72)
+    large, small = _lines(title, 64), _lines(below, 76)
     texts = [*large, f'<span style="font-size:12px;color:{look.muted}">{"<br>".join(small)}</span>']
-    more = 20 * len(large) + 16 * len(small) - 36
+    more = 20 * len(large) + 16 * len(small) - 36 + room
     themed(figure, look, title="<br>".join(texts), height=height + more)
     legend = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
-    figure.update_layout(margin={"t": 84 + more}, legend=legend)
+    figure.update_layout(
+        margin={"t": 72 + more}, legend=legend,
+        title={"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 18, "l": 16}},
+    )  # fmt: skip
     return figure
 
 

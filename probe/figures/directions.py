@@ -106,14 +106,14 @@ def permutation_histogram(evaluation: Evaluation, *, theme: ThemeName = "light")
             marker={"color": look.lines[row % len(look.lines)]}, row=row, col=1,
             hovertemplate="AUROC %{x}<br>%{y:.2f} %<extra></extra>",
         )  # fmt: skip
-        figure.add_vline(x=observed, line={"color": look.text, "width": 2}, row=row, col=1)
         figure.add_annotation(
             x=0, y=1, xref="x domain", yref="y domain", xanchor="left", yanchor="bottom", showarrow=False,
             text=f"{name} (n = {len(values):,}): p = {p:.4f}", font={"color": look.muted, "size": 12}, row=row, col=1,
         )  # fmt: skip
+    figure.add_vline(x=observed, line={"color": look.text, "width": 2})  # in every panel
     title = f"{token_label(evaluation.direction, longest=60)}: is an AUROC of {observed:.3f} more than chance?"
-    below = f"Upright line: observed, {observed:.4f}; p: share of the arrangements or directions that reach it"
-    titled(figure, look, title=title, below=below, height=150 * len(areas) + 130)
+    below = "Upright line: observed; p: share of swappings or directions that reach it"
+    titled(figure, look, title=title, below=below, height=150 * len(areas) + 130, room=20)
     figure.update_layout(showlegend=False, bargap=0.05)
     figure.update_xaxes(range=[0, 1.01])
     figure.update_xaxes(title_text="AUROC (0.5: chance)", row=len(areas), col=1)
@@ -189,11 +189,15 @@ def layer_profile_lines(profile: LayerProfile, *, theme: ThemeName = "light") ->
             customdata=[facts[place] for place in places],
             hovertemplate=f"{name}, %{{customdata[0]}}<br>{unit} %{{y:.4f}} (%{{text}}){extra}<extra></extra>",
         )  # fmt: skip
-    figure.add_hline(y=0.5, line={"color": look.muted, "width": 1, "dash": "dot"}, row=1, col=1)
-    figure.add_hline(y=0.0, line={"color": look.muted, "width": 1, "dash": "dot"}, row=2, col=1)
+    for row, chance in ((1, 0.5), (2, 0.0)):
+        figure.add_shape(
+            type="line", x0=0, x1=1, xref="x domain", y0=chance, y1=chance, row=row, col=1,
+            line={"color": look.muted, "width": 1, "dash": "dot"},
+        )  # fmt: skip
     title = f"{token_label(profile.direction, longest=60)} along {token_label(profile.model, longest=40)}"
     below = f"{len(profile.pairs)} pairs, cross-validated; bands: 95 % intervals over pairs; dotted: chance"
     titled(figure, look, title=title, below=below, height=520)
+    figure.update_layout(margin={"r": 44})  # for the name of the last place, which plotly hides where it has no room
     step = -(-len(x) // MOST_TICKS)
     shown = [place for place, one in enumerate(profile.places) if one.layer is None or one.layer % step == 0]
     figure.update_xaxes(

@@ -45,8 +45,8 @@ def dose_curve_lines(curve: DoseCurve, *, theme: ThemeName = "light") -> go.Figu
             line={"color": look.lines[0], "width": 2.5}, name=name, showlegend=row == 1, row=row, col=1,
             hovertemplate=f"%{{fullData.name}}, dose %{{x:g}}<br>%{{y:+.4f}} {unit}%{{customdata}}<extra></extra>",
         )  # fmt: skip
-        figure.add_vline(x=curve.gap, line={"color": look.lines[1], "width": 1.5, "dash": "dash"}, row=row, col=1)
-        figure.add_hline(y=0, line={"color": look.muted, "width": 1}, row=row, col=1)
+    figure.add_vline(x=curve.gap, line={"color": look.lines[1], "width": 1.5, "dash": "dash"})  # in both panels
+    figure.add_hline(y=0, line={"color": look.muted, "width": 1})
     figure.add_annotation(
         x=curve.gap, y=1, xref="x", yref="y domain", text=f"one gap ({curve.gap:.3g})", showarrow=False,
         yanchor="bottom", font={"color": look.lines[1]},
@@ -57,7 +57,7 @@ def dose_curve_lines(curve: DoseCurve, *, theme: ThemeName = "light") -> go.Figu
         f"{curve.natural_dose:g}: p = {curve.p(curve.natural_dose):.4f} against {len(curve.random_effects)} "
         f"{curve.random_kind} random directions; band: 95 % interval"
     )
-    titled(figure, look, title=title, below=below, height=560)
+    titled(figure, look, title=title, below=below, height=560, room=20)
     figure.update_xaxes(range=_reach([*x, curve.gap]))
     figure.update_xaxes(title_text="dose (norms of the residual stream)", row=2, col=1)
     figure.update_yaxes(title_text="effect on the contrast (logits)", row=1, col=1)

@@ -148,7 +148,7 @@ def word_space_3d(
         }
         for number, (name, share) in enumerate(zip("xyz", shares, strict=True), 1)
     }
-    figure.update_layout(scene={**scene, "bgcolor": look.background, "camera": {"eye": {"x": 1.5, "y": 1.5, "z": 1.1}}})
+    figure.update_layout(scene={**scene, "bgcolor": look.background, "camera": {"eye": {"x": 1.7, "y": 1.7, "z": 1.0}}})
     return figure
 
 

@@ -88,7 +88,8 @@ def curve():
     damage = torch.tensor([[0.3], [0.1], [0.4]])
     return DoseCurve(
         direction=f"up {EVIL}", model="m", site="blocks.1.hook_resid_post", positions="last",
-        contrast=f"' a' - '{EVIL}'", prompts=("one", "two"), doses=(-0.2, 0.1, 0.2), norm=5.0, gap=0.13, clean=torch.zeros(2), effects=effects,
+        contrast=f"' a' - '{EVIL}'", prompts=("one", "two"), doses=(-0.2, 0.1, 0.2), norm=5.0, gap=0.13,
+        clean=torch.zeros(2), effects=effects,
         random_effects=random, random_kind="isotropic", damage=damage,
         random_damage=torch.stack([damage / 2, damage / 3, damage / 4]), seed=0, manifest={},
     )  # fmt: skip
