@@ -148,7 +148,14 @@ def word_space_3d(
         }
         for number, (name, share) in enumerate(zip("xyz", shares, strict=True), 1)
     }
-    figure.update_layout(scene={**scene, "bgcolor": look.background, "camera": {"eye": {"x": 1.7, "y": 1.7, "z": 1.0}}})
+    figure.update_layout(
+        scene={
+            **scene,
+            "bgcolor": look.background,
+            "camera": {"eye": {"x": 1.2, "y": 2.0, "z": 1.0}},
+            "domain": {"x": [0.05, 1.0]},
+        }
+    )
     return figure
 
 
