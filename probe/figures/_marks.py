@@ -1,5 +1,6 @@
 """What figures of directions share: bands of intervals, titles of two lines, labels that do not cover one another."""
 
+import textwrap
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -26,14 +27,25 @@ def interval_band(x: Sequence[float], low: Sequence[float], high: Sequence[float
     )  # fmt: skip
 
 
-def titled(figure: go.Figure, look: Theme, *, title: str, below: str, height: int) -> go.Figure:
-    """`themed`, with a second line under the title in small letters, and the legend under the figure."""
-    small = f'<span style="font-size:12px;color:{look.muted}">{below}</span>'
-    themed(figure, look, title=f"{title}<br>{small}", height=height)
+def titled(figure: go.Figure, look: Theme, *, title: str, below: str, height: int, room: int = 0) -> go.Figure:
+    """`themed`, with small letters under the title, both broken into lines that fit half a page; a legend below all.
+
+    `height`: of all but what lines beyond the first two take; `room`: between titles and drawing (pixels).
+    """
+    large, small = _lines(title, 64), _lines(below, 76)
+    texts = [*large, f'<span style="font-size:12px;color:{look.muted}">{"<br>".join(small)}</span>']
+    more = 20 * len(large) + 16 * len(small) - 36 + room
+    themed(figure, look, title="<br>".join(texts), height=height + more)
+    legend = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
     figure.update_layout(
-        margin={"t": 76}, legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
-    )
+        margin={"t": 72 + more}, legend=legend,
+        title={"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 18, "l": 16}},
+    )  # fmt: skip
     return figure
+
+
+def _lines(text: str, longest: int) -> list[str]:
+    return textwrap.wrap(text, longest, break_long_words=False, break_on_hyphens=False)
 
 
 def label_places(

@@ -6,11 +6,12 @@ from plotly.subplots import make_subplots
 from probe.figures._marks import faded, interval_band, titled
 from probe.figures._theme import Theme, ThemeName, find_theme, themed, token_label
 from probe.methods.directions import Evaluation
-from probe.methods.layer_profile import LayerProfile
+from probe.methods.layer_profile import LayerProfile, Place
 
 LABELLED = 2
 """Words named at each end of a group."""
 MOST_BARS = 40
+MOST_TICKS = 16
 NULLS = {"isotropic": "random directions, isotropic", "covariance-matched": "random directions, covariance-matched"}
 
 
@@ -56,16 +57,16 @@ def projection_strip(evaluation: Evaluation, *, theme: ThemeName = "light") -> g
         _name_extremes(figure, look, words, values, [row + height for height in heights], above=bool(row))
     title = f"{token_label(evaluation.direction, longest=60)}: AUROC {evaluation.auroc}, {evaluation.verdict}"
     titled(
-        figure, look, title=title, below=token_label(f"{evaluation.how}; {evaluation.source}", longest=110), height=400
+        figure, look, title=title, below=token_label(f"{evaluation.how}; {evaluation.source}", longest=110), height=440
     )
     figure.add_vline(x=0, line={"color": look.muted, "width": 1, "dash": "dot"})
     low, high = float(min(up.min(), down.min())), float(max(up.max(), down.max()))
     figure.update_xaxes(
-        title_text="score along the direction (units of the source; 0: middle of the pairs fitted on)",
+        title_text="score along the direction<br>(units of the source; 0: middle of the pairs fitted on)",
         range=[low - 0.08 * (high - low), high + 0.08 * (high - low)],
     )
     figure.update_yaxes(
-        title_text="group of words", tickmode="array", tickvals=[0, 1], showgrid=False, range=[-0.85, 1.85],
+        title_text="group of words", tickmode="array", tickvals=[0, 1], showgrid=False, range=[-1.0, 2.0],
         ticktext=[_group(evaluation, 1), _group(evaluation, 0)],
     )  # fmt: skip
     return figure
@@ -81,12 +82,13 @@ def _name_extremes(
 ) -> None:
     """The lowest and the highest few; at each end one level further out for each, so that none covers another."""
     order = sorted(range(len(words)), key=values.__getitem__)
-    few = min(LABELLED, len(words) // 2)
+    few = min(LABELLED, len(words) // 4)
     for end, places in (("left", order[:few]), ("right", order[::-1][:few])):
-        for level, place in enumerate(places):
+        for number, place in enumerate(places):
+            level = number if end == "left" else few - 1 - number  # where the two ends meet, their labels do not
             figure.add_annotation(
                 x=values[place], y=heights[place], text=token_label(words[place]), font={"size": 11}, align=end,
-                ax=values[place], ay=(1.48 + 0.19 * level) if above else (-0.48 - 0.19 * level), axref="x", ayref="y",
+                ax=values[place], ay=(1.5 + 0.26 * level) if above else (-0.5 - 0.26 * level), axref="x", ayref="y",
                 xanchor=end, arrowhead=0, arrowwidth=0.6, arrowcolor=look.muted,
             )  # fmt: skip
 
@@ -104,15 +106,15 @@ def permutation_histogram(evaluation: Evaluation, *, theme: ThemeName = "light")
             marker={"color": look.lines[row % len(look.lines)]}, row=row, col=1,
             hovertemplate="AUROC %{x}<br>%{y:.2f} %<extra></extra>",
         )  # fmt: skip
-        figure.add_vline(x=observed, line={"color": look.text, "width": 2}, row=row, col=1)
         figure.add_annotation(
             x=0, y=1, xref="x domain", yref="y domain", xanchor="left", yanchor="bottom", showarrow=False,
             text=f"{name} (n = {len(values):,}): p = {p:.4f}", font={"color": look.muted, "size": 12}, row=row, col=1,
         )  # fmt: skip
+    figure.add_vline(x=observed, line={"color": look.text, "width": 2})  # in every panel
     title = f"{token_label(evaluation.direction, longest=60)}: is an AUROC of {observed:.3f} more than chance?"
-    below = f"Upright line: observed, {observed:.4f}; p: share of the arrangements or directions that reach it"
-    titled(figure, look, title=title, below=below, height=150 * len(areas) + 130)
-    figure.update_layout(showlegend=False, bargap=0.05, margin={"t": 92})
+    below = "Upright line: observed; p: share of swappings or directions that reach it"
+    titled(figure, look, title=title, below=below, height=150 * len(areas) + 130, room=20)
+    figure.update_layout(showlegend=False, bargap=0.05)
     figure.update_xaxes(range=[0, 1.01])
     figure.update_xaxes(title_text="AUROC (0.5: chance)", row=len(areas), col=1)
     figure.update_yaxes(title_text="share (%)", rangemode="tozero")
@@ -142,9 +144,9 @@ def pair_differences(evaluation: Evaluation, *, theme: ThemeName = "light") -> g
     )  # fmt: skip
     other_way = sum(value < 0 for value in values)
     title = f"{token_label(evaluation.direction, longest=60)}: {other_way} of {len(values)} pairs point the other way"
-    themed(figure, look, title=title, height=110 + 17 * (len(rows) + cut))
+    themed(figure, look, title=title, height=130 + 17 * (len(rows) + cut))
     figure.add_vline(x=0, line={"color": look.muted, "width": 1})
-    figure.update_xaxes(title_text="positive minus negative word, along the direction (units of the source)")
+    figure.update_xaxes(title_text="positive minus negative word<br>along the direction (units of the source)")
     names = [" - ".join(token_label(word) for word in evaluation.words[number]) for number in shown]
     left_out = {half: f"… {len(order) - MOST_BARS} more …"} if cut else {}
     figure.update_yaxes(
@@ -187,14 +189,27 @@ def layer_profile_lines(profile: LayerProfile, *, theme: ThemeName = "light") ->
             customdata=[facts[place] for place in places],
             hovertemplate=f"{name}, %{{customdata[0]}}<br>{unit} %{{y:.4f}} (%{{text}}){extra}<extra></extra>",
         )  # fmt: skip
-    figure.add_hline(y=0.5, line={"color": look.muted, "width": 1, "dash": "dot"}, row=1, col=1)
-    figure.add_hline(y=0.0, line={"color": look.muted, "width": 1, "dash": "dot"}, row=2, col=1)
+    for row, chance in ((1, 0.5), (2, 0.0)):
+        figure.add_shape(
+            type="line", x0=0, x1=1, xref="x domain", y0=chance, y1=chance, row=row, col=1,
+            line={"color": look.muted, "width": 1, "dash": "dot"},
+        )  # fmt: skip
     title = f"{token_label(profile.direction, longest=60)} along {token_label(profile.model, longest=40)}"
     below = f"{len(profile.pairs)} pairs, cross-validated; bands: 95 % intervals over pairs; dotted: chance"
     titled(figure, look, title=title, below=below, height=520)
-    names = [token_label(one.name) if one.layer is None else str(one.layer) for one in profile.places]
-    figure.update_xaxes(tickmode="array", tickvals=x, ticktext=names, showgrid=False, range=[-0.5, len(x) - 0.5])
+    figure.update_layout(margin={"r": 44})  # for the name of the last place, which plotly hides where it has no room
+    step = -(-len(x) // MOST_TICKS)
+    shown = [place for place, one in enumerate(profile.places) if one.layer is None or one.layer % step == 0]
+    figure.update_xaxes(
+        tickmode="array", tickvals=shown, ticktext=[_tick(profile.places[place]) for place in shown], tickangle=0,
+        showgrid=False, range=[-0.6, len(x) - 0.4],
+    )  # fmt: skip
     figure.update_xaxes(title_text="place (numbers: after that layer)", row=2, col=1)
     figure.update_yaxes(title_text="AUROC, out of sample", row=1, col=1)
     figure.update_yaxes(title_text="Cohen's d (s.d.)", row=2, col=1)
     return figure
+
+
+def _tick(place: Place) -> str:
+    """The ends one line lower, since their names are long."""
+    return f"<br>{token_label(place.name)}" if place.layer is None else str(place.layer)

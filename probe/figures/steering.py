@@ -45,8 +45,8 @@ def dose_curve_lines(curve: DoseCurve, *, theme: ThemeName = "light") -> go.Figu
             line={"color": look.lines[0], "width": 2.5}, name=name, showlegend=row == 1, row=row, col=1,
             hovertemplate=f"%{{fullData.name}}, dose %{{x:g}}<br>%{{y:+.4f}} {unit}%{{customdata}}<extra></extra>",
         )  # fmt: skip
-        figure.add_vline(x=curve.gap, line={"color": look.lines[1], "width": 1.5, "dash": "dash"}, row=row, col=1)
-        figure.add_hline(y=0, line={"color": look.muted, "width": 1}, row=row, col=1)
+    figure.add_vline(x=curve.gap, line={"color": look.lines[1], "width": 1.5, "dash": "dash"})  # in both panels
+    figure.add_hline(y=0, line={"color": look.muted, "width": 1})
     figure.add_annotation(
         x=curve.gap, y=1, xref="x", yref="y domain", text=f"one gap ({curve.gap:.3g})", showarrow=False,
         yanchor="bottom", font={"color": look.lines[1]},
@@ -57,8 +57,7 @@ def dose_curve_lines(curve: DoseCurve, *, theme: ThemeName = "light") -> go.Figu
         f"{curve.natural_dose:g}: p = {curve.p(curve.natural_dose):.4f} against {len(curve.random_effects)} "
         f"{curve.random_kind} random directions; band: 95 % interval"
     )
-    titled(figure, look, title=title, below=below, height=560)
-    figure.update_layout(margin={"t": 92})
+    titled(figure, look, title=title, below=below, height=560, room=20)
     figure.update_xaxes(range=_reach([*x, curve.gap]))
     figure.update_xaxes(title_text="dose (norms of the residual stream)", row=2, col=1)
     figure.update_yaxes(title_text="effect on the contrast (logits)", row=1, col=1)
@@ -97,21 +96,25 @@ def erasure_bars(test: ErasureTest, *, theme: ThemeName = "light") -> go.Figure:
             showlegend=False,
         )  # fmt: skip
     name = token_label(test.direction, longest=60)
-    title = f"{token_label(test.contrast, longest=60)} without {name}: {test.left.value:.0%} is left"
     left = test.left
+    title = f"{token_label(test.contrast, longest=60)} without {name}: {left.value:.0%} is left"
     below = (
         f"Left {left.value:.3f} ({left.low:.3f} to {left.high:.3f}) of the clean difference, p = {test.p:.4f}; "
         f"{test.erasure} at {_site(test.sites[0])}{' and later' if len(test.sites) > 1 else ''}, "
-        f"{_where(test.positions)}; "
-        f"damage {float(test.damage.mean()):.4f} nats"
+        f"{_where(test.positions)}; damage {float(test.damage.mean()):.4f} nats"
     )
     titled(figure, look, title=title, below=below, height=460)
     figure.add_hline(y=0, line={"color": look.muted, "width": 1})
+    removed = [
+        "nothing",
+        token_label(test.direction, longest=26),
+        f"a random direction<br>(mean of {len(test.random_erased)})",
+    ]
     figure.update_xaxes(
         title_text="what was taken out of the residual stream", tickmode="array", tickvals=[0, 1, 2], showgrid=False,
-        ticktext=["nothing", name, f"a random direction<br>(mean of {len(test.random_erased)})"], range=[-0.5, 2.5],
+        ticktext=removed, range=[-0.5, 2.5],
     )  # fmt: skip
-    figure.update_yaxes(title_text="contrast after the positive minus the negative prompt (logits)")
+    figure.update_yaxes(title_text="contrast after the positive<br>minus after the negative prompt (logits)")
     return figure
 
 

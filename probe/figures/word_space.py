@@ -22,8 +22,8 @@ MOST_LABELS = 30
 """Pairs that are labelled, where there is room."""
 FEWEST_WORDS = 4
 """In a slice of three dimensions: three words lie in a plane."""
-_WIDTH = 900.0
-"""Of a drawing, about (pixels): figures take the width of their page."""
+_WIDTH = 420.0
+"""Of a drawing, about (pixels), where two figures share the width of a page."""
 
 
 def pair_arrows(direction: Direction, *, theme: ThemeName = "light") -> go.Figure:
@@ -52,7 +52,7 @@ def pair_arrows(direction: Direction, *, theme: ThemeName = "light") -> go.Figur
     points = [point for both in zip(tails, tips, strict=True) for point in both]
     words = [word for positive, negative in pairs.words for word in (negative, positive)]
     labels = [token_label(word) if place < 2 * n else "" for place, word in enumerate(words)]
-    places = label_places([a for a, _ in points], [b for _, b in points], labels, width=_WIDTH, height=440)
+    places = label_places([a for a, _ in points], [b for _, b in points], labels, width=_WIDTH, height=400)
     for side, (name, colour, symbol) in enumerate(
         (("negative", look.lines[1], "diamond"), ("positive", look.lines[0], "circle"))
     ):
@@ -95,7 +95,7 @@ def two_directions(
     across = first.project(words).along.tolist()
     up = second.project(words, source=first.source).along.tolist()
     labels = [token_label(word) for word in words]
-    places = label_places(across, up, labels, width=_WIDTH - 100, height=420)
+    places = label_places(across, up, labels, width=0.8 * _WIDTH, height=330)
     figure = go.Figure(
         go.Scatter(
             x=across, y=up, mode="markers+text", text=labels, textposition=[place or "top center" for place in places],
@@ -140,11 +140,20 @@ def word_space_3d(
     )  # fmt: skip
     title = f"{len(names)} words in {token_label(source.name, longest=60)}: {sum(shares):.0%} of their variance"
     themed(figure, look, title=title, height=620)
-    axis = {"gridcolor": look.grid, "backgroundcolor": look.panel, "zerolinecolor": look.muted, "color": look.text}
+    axis = {"gridcolor": look.grid, "zerolinecolor": look.muted, "color": look.text}
+    scene = {
+        f"{name}axis": {
+            **axis,
+            "title": {"text": f"component {number} ({share:.0%} of variance)", "font": {"size": 11}},
+        }
+        for number, (name, share) in enumerate(zip("xyz", shares, strict=True), 1)
+    }
     figure.update_layout(
         scene={
-            f"{name}axis": {**axis, "title": {"text": f"component {number} ({share:.0%} of variance)"}}
-            for number, (name, share) in enumerate(zip("xyz", shares, strict=True), 1)
+            **scene,
+            "bgcolor": look.background,
+            "camera": {"eye": {"x": 1.2, "y": 2.0, "z": 1.0}},
+            "domain": {"x": [0.05, 1.0]},
         }
     )
     return figure
