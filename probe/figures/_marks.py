@@ -1,11 +1,13 @@
-"""What figures of directions share: bands of intervals, titles of two lines, labels that do not cover one another."""
+"""What figures of directions share: titles with the finding below, bands, lines with gaps, labels that stay apart."""
 
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from typing import Any
 
 import plotly.graph_objects as go
 
-from probe.figures._theme import Theme, themed
+from probe.figures._theme import Theme, themed, token_label
+from probe.statistics import Estimate
 
 Spot = tuple[float, float, float, float]
 """Left, bottom, right, top (pixels)."""
@@ -13,39 +15,53 @@ _LETTER, _LINE, _AWAY = 6.8, 15.0, 5.0
 """About the size of a letter at font size 11, and how far a label stands from its point (pixels)."""
 
 
-def faded(colour: str, opacity: float) -> str:
-    """A colour '#rrggbb' that lets what is behind it through."""
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, {opacity})"
+def titled(figure: go.Figure, theme: Theme, title: str, *below: str, height: int) -> go.Figure:
+    """The figure themed, with smaller lines under its title. Titles are ours: names in them go through `name_label`."""
+    small = "".join(f'<br><span style="font-size:12px;color:{theme.muted}">{line}</span>' for line in below)
+    themed(figure, theme, title=title + small, height=height)
+    top = 52 + 17 * len(below)
+    figure.update_layout(margin={"t": top}, title={"y": 1 - 14 / height, "yanchor": "top"})
+    return figure
 
 
-def interval_band(x: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str) -> go.Scatter:
-    """The area between the ends of intervals."""
+def name_label(text: str, *, longest: int | None = 48) -> str:
+    """A direction's, a model's or a word's name as it stands in a title: shortened, and never taken for markup."""
+    return token_label(text, longest=longest)
+
+
+def pair_label(pair: tuple[str, str], *, longest: int | None = None) -> str:
+    """'cats - cat'."""
+    return " - ".join(token_label(word, longest=longest) for word in pair)
+
+
+def faded(colour: str, share: float) -> str:
+    """A colour of the theme, of which only a share covers what is behind it."""
+    channels = ", ".join(str(int(colour[place : place + 2], 16)) for place in (1, 3, 5))
+    return f"rgba({channels}, {share:g})"
+
+
+def band(places: Sequence[float], estimates: Iterable[Estimate], colour: str) -> go.Scatter:
+    """The intervals of a line as one area; places without an interval are left out."""
+    kept = [
+        (place, one.low, one.high)
+        for place, one in zip(places, estimates, strict=True)
+        if isfinite(one.low) and isfinite(one.high)
+    ]
+    x, low, high = ([row[column] for row in kept] for column in range(3))
     return go.Scatter(
-        x=[*x, *reversed(x)], y=[*high, *reversed(low)], fill="toself", fillcolor=faded(colour, 0.2), mode="lines",
+        x=[*x, *reversed(x)], y=[*high, *reversed(low)], mode="lines", fill="toself", fillcolor=faded(colour, 0.18),
         line={"width": 0}, hoverinfo="skip", showlegend=False,
     )  # fmt: skip
 
 
-def titled(figure: go.Figure, look: Theme, *, title: str, below: str, height: int, room: int = 0) -> go.Figure:
-    """`themed`, with small letters under the title, both broken into lines that fit half a page; a legend below all.
-
-    `height`: of all but what lines beyond the first two take; `room`: between titles and drawing (pixels).
-    """
-    large, small = _lines(title, 64), _lines(below, 76)
-    texts = [*large, f'<span style="font-size:12px;color:{look.muted}">{"<br>".join(small)}</span>']
-    more = 20 * len(large) + 16 * len(small) - 36 + room
-    themed(figure, look, title="<br>".join(texts), height=height + more)
-    legend = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
-    figure.update_layout(
-        margin={"t": 72 + more}, legend=legend,
-        title={"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 18, "l": 16}},
-    )  # fmt: skip
-    return figure
+def with_gaps(rows: Iterable[Sequence[float]]) -> list[float | None]:
+    """Several lines in one trace: a gap after each."""
+    return [value for row in rows for value in (*row, None)]
 
 
-def _lines(text: str, longest: int) -> list[str]:
-    return textwrap.wrap(text, longest, break_long_words=False, break_on_hyphens=False)
+def panel(row: int) -> dict[str, Any]:
+    """Where something is drawn in a figure of several panels, one below the other."""
+    return {"row": row, "col": 1}
 
 
 def label_places(

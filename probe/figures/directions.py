@@ -1,215 +1,287 @@
-"""Figures of `methods/directions.py` and `methods/layer_profile.py`: the evidence for a direction, pair by pair."""
+"""Figures of `methods/directions.py` and of `methods/layer_profile.py`: the evidence for a direction."""
+
+import math
 
 import plotly.graph_objects as go
+import torch
 from plotly.subplots import make_subplots
 
-from probe.figures._marks import faded, interval_band, titled
-from probe.figures._theme import Theme, ThemeName, find_theme, themed, token_label
+from probe.figures._marks import band, name_label, pair_label, panel, titled, with_gaps
+from probe.figures._theme import DASHES, Theme, ThemeName, find_theme, token_label
 from probe.methods.directions import Evaluation
-from probe.methods.layer_profile import LayerProfile, Place
+from probe.methods.layer_profile import LayerProfile
+from probe.statistics import CONFIDENCE, SIGNIFICANT, Estimate, sign_flips
 
-LABELLED = 2
-"""Words named at each end of a group."""
-MOST_BARS = 40
-MOST_TICKS = 16
-NULLS = {"isotropic": "random directions, isotropic", "covariance-matched": "random directions, covariance-matched"}
+NULLS = {
+    "isotropic": "random directions, every way alike",
+    "covariance-matched": "random directions, as unrelated words vary",
+}
+"""The kinds of random directions, in plain words."""
+ROWS = ("negative", "positive")
+"""Of a projection strip, from below."""
+SYMBOLS = ("diamond", "circle")
 
 
 def projection_strip(evaluation: Evaluation, *, theme: ThemeName = "light") -> go.Figure:
-    """Where both words of every pair stand on a direction fitted without them; thin lines join the pairs.
+    """Where both groups of words stand on the direction, out of sample; thin lines join the words of a pair.
 
-    Vertical marks: the means of both groups. The band says where they would be if pairs were swapped at random.
+    The shaded band says where the mean of a group would stand if labels meant nothing: in 95 % of the ways to swap the
+    members of pairs both means fall into it.
     """
     look = find_theme(theme)
-    up, down, n = evaluation.positive, evaluation.negative, len(evaluation.words)
-    # Swapping pair i turns the sign of its difference d_i. The difference of the two means, sum(+-d_i) / n, then has a
-    # standard deviation of sqrt(sum(d_i^2)) / n, and each mean is half of that difference away from the middle of both.
-    # The scores are taken as they are: the p of the evaluation also fits again after every swap.
-    half = 1.96 * float((up - down).square().sum().sqrt()) / n / 2
-    middle = float(up.mean() + down.mean()) / 2
-    # Dots of one row side by side in height, so that they can be told apart; both words of a pair alike.
-    heights = [0.36 * ((0.618 * number) % 1 - 0.5) for number in range(n)]
     figure = go.Figure()
-    figure.add_scatter(
-        x=[middle - half, middle + half, middle + half, middle - half], y=[-0.45, -0.45, 1.45, 1.45], fill="toself",
-        fillcolor=faded(look.muted, 0.25), line={"width": 0}, mode="lines", hoverinfo="skip",
-        name="where both means would be if pairs were swapped at random (95 %)",
-    )  # fmt: skip
-    figure.add_scatter(
-        x=[x for a, b in zip(down.tolist(), up.tolist(), strict=True) for x in (a, b, None)],
-        y=[y for height in heights for y in (height, 1 + height, None)],
-        mode="lines", line={"width": 0.6, "color": faded(look.muted, 0.45)}, hoverinfo="skip", name="pairs",
-    )  # fmt: skip
-    for row, (side, scores) in enumerate((("negative", down), ("positive", up))):
+    scores = (evaluation.negative.tolist(), evaluation.positive.tolist())
+    rising = [up > down for down, up in zip(*scores, strict=True)]
+    for way, colour, name in ((True, look.muted, ""), (False, look.lowers, "pair that points the other way")):
+        ends = [pair for pair, up in zip(zip(*scores, strict=True), rising, strict=True) if up is way]
+        figure.add_trace(
+            go.Scatter(
+                x=with_gaps(ends), y=with_gaps([(0, 1)] * len(ends)), mode="lines", opacity=0.35 if way else 1.0,
+                line={"color": colour, "width": 1 if way else 1.5}, hoverinfo="skip", name=name,
+                showlegend=bool(name and ends),
+            )
+        )  # fmt: skip
+    reach = max([abs(score) for group in scores for score in group], default=1.0) or 1.0
+    for row, (group, values) in enumerate(zip(ROWS, scores, strict=True)):
         words = [pair[1 - row] for pair in evaluation.words]
-        colour, values = look.lines[1 - row], scores.tolist()
-        mean = float(scores.mean())
-        figure.add_scatter(
-            x=values, y=[row + height for height in heights], mode="markers", name=f"{side} words",
-            marker={"color": colour, "symbol": ("diamond", "circle")[row], "size": 7},
-            hovertext=[token_label(word, longest=None) for word in words], showlegend=False,
-            hovertemplate="%{hovertext}<br>%{x:+.4f} along the direction<extra></extra>",
+        colour = look.lines[1 - row]
+        shown = _labelled(values, rising, 0.25 * reach)
+        figure.add_trace(
+            go.Scatter(
+                x=values, y=[row] * len(values), mode="markers+text", name=f"{group} words", showlegend=False,
+                marker={"color": colour, "symbol": SYMBOLS[row], "size": 9, "opacity": 0.8},
+                text=[token_label(word) if place in shown else "" for place, word in enumerate(words)],
+                textposition="top center" if row else "bottom center", textfont={"size": 11}, cliponaxis=False,
+                customdata=[
+                    [token_label(word, longest=None), pair_label(pair)]
+                    for word, pair in zip(words, evaluation.words, strict=True)
+                ],
+                hovertemplate="%{customdata[0]}: %{x:+.4f}<br>of the pair %{customdata[1]}<extra></extra>",
+            )
         )  # fmt: skip
-        figure.add_scatter(
-            x=[mean, mean], y=[row - 0.3, row + 0.3], mode="lines", line={"color": colour, "width": 4},
-            name=f"mean of the {side} words", hovertemplate="mean %{x:+.4f}<extra></extra>",
+        figure.add_trace(
+            go.Scatter(
+                x=[sum(values) / len(values)] * 2, y=[row, 0.82 if row else 0.18], mode="lines",
+                line={"color": look.text, "width": 3}, showlegend=row == 0, name="mean of a group",
+                hovertemplate=f"mean of the {group} words: %{{x:+.4f}}<extra></extra>",
+            )
         )  # fmt: skip
-        _name_extremes(figure, look, words, values, [row + height for height in heights], above=bool(row))
-    title = f"{token_label(evaluation.direction, longest=60)}: AUROC {evaluation.auroc}, {evaluation.verdict}"
+    middle, half = _null_band(evaluation)
+    figure.add_vrect(x0=middle - half, x1=middle + half, fillcolor=look.shade, line_width=0, layer="below")
     titled(
-        figure, look, title=title, below=token_label(f"{evaluation.how}; {evaluation.source}", longest=110), height=440
-    )
-    figure.add_vline(x=0, line={"color": look.muted, "width": 1, "dash": "dot"})
-    low, high = float(min(up.min(), down.min())), float(max(up.max(), down.max()))
+        figure, look, f"{name_label(evaluation.direction)}: {evaluation.verdict}",
+        f"AUROC {evaluation.auroc}, p = {evaluation.p:.4f}; {name_label(evaluation.how, longest=90)}",
+        f"shaded: where both means are in {CONFIDENCE:.0%} of the ways to swap the words of pairs", height=380,
+    )  # fmt: skip
+    figure.update_layout(legend={"orientation": "h", "y": 1.0, "x": 1, "xanchor": "right", "yanchor": "bottom"})
     figure.update_xaxes(
-        title_text="score along the direction<br>(units of the source; 0: middle of the pairs fitted on)",
-        range=[low - 0.08 * (high - low), high + 0.08 * (high - low)],
-    )
+        title_text="score along the direction, from the middle of the fitted pairs<br>(units of the vectors)",
+        zeroline=True, zerolinecolor=look.muted, range=[-1.12 * reach, 1.12 * reach],
+    )  # fmt: skip
     figure.update_yaxes(
-        title_text="group of words", tickmode="array", tickvals=[0, 1], showgrid=False, range=[-1.0, 2.0],
-        ticktext=[_group(evaluation, 1), _group(evaluation, 0)],
+        title_text="group of words", tickmode="array", tickvals=[0, 1], showgrid=False, range=[-0.6, 1.6],
+        ticktext=[_group(evaluation, row) for row in (0, 1)],
     )  # fmt: skip
     return figure
 
 
-def _group(evaluation: Evaluation, side: int) -> str:
-    """With an example, since a direction's own name may be any text."""
-    return f"{('positive', 'negative')[side]}<br>({token_label(evaluation.words[0][side])}, …)"
+def _null_band(evaluation: Evaluation) -> tuple[float, float]:
+    """The middle of all scores, and how far from it the mean of a group is in 95 % of the ways to swap members.
+
+    It is made of the very scores that are drawn, so it lies on their axis. The direction is not fitted again, as it is
+    for `evaluation.null`, whose AUROCs have no place on this axis: the p of the title is the test.
+    """
+    difference = evaluation.positive - evaluation.negative
+    signs = sign_flips(len(difference), 2000, seed=0).signs
+    signs = torch.cat([torch.ones(1, len(difference), dtype=torch.float64), signs])
+    means = (signs @ difference.double()).abs() / (2 * len(difference))
+    middle = (evaluation.positive.mean() + evaluation.negative.mean()) / 2
+    return float(middle), float(means.quantile(CONFIDENCE))
 
 
-def _name_extremes(
-    figure: go.Figure, look: Theme, words: list[str], values: list[float], heights: list[float], *, above: bool
-) -> None:
-    """The lowest and the highest few; at each end one level further out for each, so that none covers another."""
-    order = sorted(range(len(words)), key=values.__getitem__)
-    few = min(LABELLED, len(words) // 4)
-    for end, places in (("left", order[:few]), ("right", order[::-1][:few])):
-        for number, place in enumerate(places):
-            level = number if end == "left" else few - 1 - number  # where the two ends meet, their labels do not
-            figure.add_annotation(
-                x=values[place], y=heights[place], text=token_label(words[place]), font={"size": 11}, align=end,
-                ax=values[place], ay=(1.5 + 0.26 * level) if above else (-0.5 - 0.26 * level), axref="x", ayref="y",
-                xanchor=end, arrowhead=0, arrowwidth=0.6, arrowcolor=look.muted,
-            )  # fmt: skip
+def _labelled(values: list[float], rising: list[bool], distance: float) -> set[int]:
+    """Which words of a group to name: of pairs that point the other way, then two of each end; none too near others."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    kept: list[int] = []
+    end = max(2, len(order) // 4)
+    other_way = [place for place in order if not rising[place]]
+    for candidates, most in ((other_way, 4), (order[:end], 2), (order[::-1][:end], 2)):
+        own: list[int] = []
+        for place in candidates:
+            near = any(abs(values[place] - values[other]) < distance for other in [*kept, *own])
+            if len(own) < most and not near:
+                own.append(place)
+        kept += own
+    return set(kept)
+
+
+def _group(evaluation: Evaluation, row: int) -> str:
+    example = f"<br>such as {token_label(evaluation.words[0][1 - row])}" if evaluation.words else ""
+    return ROWS[row] + example
 
 
 def permutation_histogram(evaluation: Evaluation, *, theme: ThemeName = "light") -> go.Figure:
-    """The observed AUROC beside what swapped pairs, and what random directions of both kinds, reach."""
+    """The observed AUROC among those of swapped pairs, and among those of both kinds of random directions."""
     look = find_theme(theme)
-    areas = {"pairs swapped at random, fitted again": (evaluation.null, evaluation.p)}
-    areas |= {NULLS.get(kind, kind): (values, evaluation.p_special[kind]) for kind, values in evaluation.random.items()}
-    figure = make_subplots(rows=len(areas), cols=1, shared_xaxes=True, vertical_spacing=0.09)
-    observed = evaluation.auroc.value
-    for row, (name, (values, p)) in enumerate(areas.items(), 1):
-        figure.add_histogram(
-            x=values.tolist(), xbins={"start": 0.0, "end": 1.0 + 1e-6, "size": 0.02}, histnorm="percent", name=name,
-            marker={"color": look.lines[row % len(look.lines)]}, row=row, col=1,
-            hovertemplate="AUROC %{x}<br>%{y:.2f} %<extra></extra>",
+    kinds = [("words of pairs swapped, all fitted again", evaluation.null, evaluation.p)]
+    kinds += [(NULLS[kind], areas, evaluation.p_special[kind]) for kind, areas in evaluation.random.items()]
+    headings = [f"{name} (n = {len(areas):,}): p = {p:.4f}" for name, areas, p in kinds]
+    figure = make_subplots(
+        rows=len(kinds), cols=1, shared_xaxes=True, vertical_spacing=0.11, subplot_titles=headings,
+        y_title="% of draws",
+    )  # fmt: skip
+    for row, (name, areas, _) in enumerate(kinds, start=1):
+        figure.add_trace(
+            go.Histogram(
+                x=areas.tolist(), histnorm="percent", xbins={"start": -0.01, "end": 1.01, "size": 0.02}, name=name,
+                marker={"color": look.lines[row - 1], "line": {"width": 0.5, "color": look.panel}}, showlegend=False,
+                hovertemplate=f"{name}<br>%{{y:.2f}} % have an AUROC of %{{x}}<extra></extra>",
+            ),
+            **panel(row),
         )  # fmt: skip
-        figure.add_annotation(
-            x=0, y=1, xref="x domain", yref="y domain", xanchor="left", yanchor="bottom", showarrow=False,
-            text=f"{name} (n = {len(values):,}): p = {p:.4f}", font={"color": look.muted, "size": 12}, row=row, col=1,
-        )  # fmt: skip
-    figure.add_vline(x=observed, line={"color": look.text, "width": 2})  # in every panel
-    title = f"{token_label(evaluation.direction, longest=60)}: is an AUROC of {observed:.3f} more than chance?"
-    below = "Upright line: observed; p: share of swappings or directions that reach it"
-    titled(figure, look, title=title, below=below, height=150 * len(areas) + 130, room=20)
-    figure.update_layout(showlegend=False, bargap=0.05)
-    figure.update_xaxes(range=[0, 1.01])
-    figure.update_xaxes(title_text="AUROC (0.5: chance)", row=len(areas), col=1)
-    figure.update_yaxes(title_text="share (%)", rangemode="tozero")
+        figure.add_vline(x=evaluation.auroc.value, line={"color": look.text, "width": 2}, **panel(row))
+        figure.add_vline(x=0.5, line={"color": look.muted, "width": 1, "dash": "dot"}, **panel(row))
+    titled(
+        figure, look, f"Could chance do it? {name_label(evaluation.direction)}",
+        f"solid line: observed AUROC {evaluation.auroc.value:.3f}, {evaluation.verdict}; dotted: knows nothing",
+        "of each random direction the better end counts, so that none is below 0.5", height=120 + 130 * len(kinds),
+    )  # fmt: skip
+    figure.update_layout(margin={"t": 108, "l": 64}, bargap=0)
+    figure.update_annotations(font={"size": 12, "color": look.muted})
+    left = evaluation.auroc.value > 0.5
+    figure.add_annotation(
+        x=evaluation.auroc.value, y=1, yref="y domain", text=f"observed {evaluation.auroc.value:.3f}", showarrow=False,
+        xanchor="right" if left else "left", yanchor="top", xshift=-4 if left else 4, **panel(1),
+    )  # fmt: skip
+    figure.update_xaxes(range=[-0.02, 1.02])
+    figure.update_xaxes(title_text="AUROC (0.5 knows nothing, 1 tells all words apart)", **panel(len(kinds)))
     return figure
 
 
-def pair_differences(evaluation: Evaluation, *, theme: ThemeName = "light") -> go.Figure:
-    """How far apart the words of each scored pair are along the direction, the largest difference at the top.
+def pair_differences(evaluation: Evaluation, *, most: int = 40, theme: ThemeName = "light") -> go.Figure:
+    """By how much each pair points along the direction that was fitted without it; other ways in the other colour.
 
-    At most 40 pairs, the 20 largest and the 20 smallest differences; those left of zero point the other way.
+    Of more than `most` pairs the largest and the smallest are shown, and a line says what the others are.
     """
     look = find_theme(theme)
-    values = (evaluation.positive - evaluation.negative).tolist()
-    order = sorted(range(len(values)), key=lambda number: -values[number])
-    half = MOST_BARS // 2
-    cut = len(order) > MOST_BARS
-    shown = order[:half] + order[-half:] if cut else order
-    rows = [row + (cut and row >= half) for row in range(len(shown))]  # an empty row where pairs are left out
-    lengths = [values[number] for number in shown]
+    differences, left_out = _differences(evaluation)
+    order = sorted(range(len(differences)), key=lambda place: -differences[place])
+    n_top = most - most // 2
+    hidden = order[n_top : len(order) - most // 2] if len(order) > most else []
+    shown: list[int | None] = [place for place in order if place not in {*hidden}]
+    if hidden:
+        shown.insert(n_top, None)
+    values = [None if place is None else differences[place] for place in shown]
     figure = go.Figure(
         go.Bar(
-            x=lengths, y=rows, orientation="h",
-            marker={"color": [look.raises if length >= 0 else look.lowers for length in lengths]},
-            hovertext=[" - ".join(token_label(word, longest=None) for word in evaluation.words[one]) for one in shown],
-            hovertemplate="%{hovertext}<br>%{x:+.4f} along the direction<extra></extra>",
+            x=values, y=list(range(len(shown))), orientation="h", showlegend=False,
+            marker={"color": [look.raises if value is None or value >= 0 else look.lowers for value in values]},
+            hovertext=["" if place is None else pair_label(evaluation.words[place]) for place in shown],
+            hovertemplate="%{hovertext}<br>%{x:+.4f}<extra></extra>",
         )
     )  # fmt: skip
-    other_way = sum(value < 0 for value in values)
-    title = f"{token_label(evaluation.direction, longest=60)}: {other_way} of {len(values)} pairs point the other way"
-    themed(figure, look, title=title, height=130 + 17 * (len(rows) + cut))
-    figure.add_vline(x=0, line={"color": look.muted, "width": 1})
-    figure.update_xaxes(title_text="positive minus negative word<br>along the direction (units of the source)")
-    names = [" - ".join(token_label(word) for word in evaluation.words[number]) for number in shown]
-    left_out = {half: f"… {len(order) - MOST_BARS} more …"} if cut else {}
+    if hidden:
+        figure.add_annotation(
+            x=0, y=n_top, xanchor="left", showarrow=False, font={"color": look.muted}, text=_summed_up(
+                [differences[place] for place in hidden]
+            ),
+        )  # fmt: skip
+    other = sum(value < 0 for value in differences)
+    titled(
+        figure, look, f"Pair by pair: {name_label(evaluation.direction)}",
+        f"pointing the other way: {other} of {len(differences)} pairs; "
+        + ("each left out of the fit" if left_out else name_label(evaluation.how, longest=90)),
+        height=130 + 18 * len(shown),
+    )  # fmt: skip
+    figure.update_xaxes(
+        title_text="positive minus negative word along the direction (units of the vectors)", zeroline=True,
+        zerolinecolor=look.muted,
+    )  # fmt: skip
     figure.update_yaxes(
-        title_text="pair of words", tickmode="array", tickvals=[*rows, *left_out],
-        ticktext=[*names, *left_out.values()], range=[max(rows) + 0.5, -0.5], showgrid=False, tickfont={"size": 11},
+        title_text="pair", tickmode="array", tickvals=list(range(len(shown))), showgrid=False, tickfont={"size": 11},
+        ticktext=["…" if place is None else pair_label(evaluation.words[place], longest=14) for place in shown],
+        range=[len(shown) - 0.5, -0.5],
     )  # fmt: skip
     return figure
+
+
+def _differences(evaluation: Evaluation) -> tuple[list[float], bool]:
+    """Of each pair scored, and whether they are those of `left_out`: the numbers behind `evaluation.opposite`."""
+    fitted = [tuple(pair) for pair in evaluation.manifest["method_arguments"]["pairs"]]
+    if evaluation.selectivity is None and fitted == list(evaluation.words):
+        return evaluation.left_out.tolist(), True
+    return (evaluation.positive - evaluation.negative).tolist(), False
+
+
+def _summed_up(values: list[float]) -> str:
+    other = sum(value < 0 for value in values)
+    return (
+        f"{len(values)} more pairs, from {values[0]:+.2f} to {values[-1]:+.2f}, mean {sum(values) / len(values):+.2f}"
+        + (f"; pointing the other way: {other}" if other else "")
+    )
 
 
 def layer_profile_lines(profile: LayerProfile, *, theme: ThemeName = "light") -> go.Figure:
-    """AUROC and effect size at every place of the model with 95 % intervals, the untrained twin beside the AUROC."""
+    """AUROC and effect size from the embedding to the unembedding, beside the AUROC in the untrained twin.
+
+    Open markers are places whose adjusted p is above 0.05.
+    """
     look = find_theme(theme)
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.6, 0.4])
-    x = list(range(len(profile.places)))
-    facts = [(token_label(one.name), one.n, one.p_adjusted) for one in profile.places]
-    twins = [(place, one.twin) for place, one in enumerate(profile.places) if one.twin is not None]
-    curves = [
-        ("trained", 1, x, [one.auroc for one in profile.places], look.lines[0], "circle", "AUROC"),
-        (
-            "untrained twin",
-            1,
-            [place for place, _ in twins],
-            [one for _, one in twins],
-            look.lines[1],
-            "diamond",
-            "AUROC",
-        ),
-        ("effect size", 2, x, [one.effect_size for one in profile.places], look.lines[0], "circle", "Cohen's d"),
-    ]
-    for name, row, places, found, colour, symbol, unit in curves:
-        if not found:
-            continue
-        low, high = [one.low for one in found], [one.high for one in found]
-        figure.add_trace(interval_band(places, low, high, colour), row=row, col=1)
-        extra = "" if name == "untrained twin" else "<br>n = %{customdata[1]} pairs, adjusted p = %{customdata[2]:.4f}"
-        figure.add_scatter(
-            x=places, y=[one.value for one in found], mode="lines+markers", name=name, showlegend=row == 1,
-            line={"color": colour, "dash": "dash" if name == "untrained twin" else "solid"}, row=row, col=1,
-            marker={"symbol": symbol, "size": 7}, text=[f"{a:.4f} to {b:.4f}" for a, b in zip(low, high, strict=True)],
-            customdata=[facts[place] for place in places],
-            hovertemplate=f"{name}, %{{customdata[0]}}<br>{unit} %{{y:.4f}} (%{{text}}){extra}<extra></extra>",
-        )  # fmt: skip
-    for row, chance in ((1, 0.5), (2, 0.0)):
-        figure.add_shape(
-            type="line", x0=0, x1=1, xref="x domain", y0=chance, y1=chance, row=row, col=1,
-            line={"color": look.muted, "width": 1, "dash": "dot"},
-        )  # fmt: skip
-    title = f"{token_label(profile.direction, longest=60)} along {token_label(profile.model, longest=40)}"
-    below = f"{len(profile.pairs)} pairs, cross-validated; bands: 95 % intervals over pairs; dotted: chance"
-    titled(figure, look, title=title, below=below, height=520)
-    figure.update_layout(margin={"r": 44})  # for the name of the last place, which plotly hides where it has no room
-    step = -(-len(x) // MOST_TICKS)
-    shown = [place for place, one in enumerate(profile.places) if one.layer is None or one.layer % step == 0]
-    figure.update_xaxes(
-        tickmode="array", tickvals=shown, ticktext=[_tick(profile.places[place]) for place in shown], tickangle=0,
-        showgrid=False, range=[-0.6, len(x) - 0.4],
+    places = profile.places
+    at = list(range(len(places)))
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.07, row_heights=[0.6, 0.4])
+    twins = [place.twin for place in places if place.twin is not None]
+    if len(twins) == len(places):
+        _add_line(figure, profile, twins, "untrained twin", 1, look, row=1)
+    _add_line(figure, profile, [place.auroc for place in places], "trained model", 0, look, row=1)
+    _add_line(figure, profile, [place.effect_size for place in places], "effect size", 0, look, row=2)
+    figure.add_hline(y=0.5, line={"color": look.muted, "width": 1, "dash": "dot"}, **panel(1))
+    figure.add_hline(y=0.0, line={"color": look.muted, "width": 1, "dash": "dot"}, **panel(2))
+    titled(
+        figure, look, f"{name_label(profile.direction)}, all along {name_label(profile.model)}",
+        f"bands: {CONFIDENCE:.0%} intervals over pairs; open markers: adjusted p above {SIGNIFICANT}",
+        height=560,
     )  # fmt: skip
-    figure.update_xaxes(title_text="place (numbers: after that layer)", row=2, col=1)
-    figure.update_yaxes(title_text="AUROC, out of sample", row=1, col=1)
-    figure.update_yaxes(title_text="Cohen's d (s.d.)", row=2, col=1)
+    figure.update_layout(legend={"orientation": "h", "y": 1.0, "x": 1, "xanchor": "right", "yanchor": "bottom"})
+    figure.update_xaxes(showgrid=False, range=[-0.5, len(places) - 0.5])
+    step = max(1, math.ceil(len(at) / 16))
+    shown = [place for place in at if (places[place].layer or 0) % step == 0]
+    figure.update_xaxes(
+        title_text="read after (layer)", tickmode="array", tickvals=shown, **panel(2), tickangle=-45,
+        ticktext=[places[place].name.removeprefix("layer ") for place in shown],
+    )  # fmt: skip
+    lowest = min(one.low for one in [*twins, *(place.auroc for place in places)])
+    figure.update_yaxes(title_text="AUROC", range=[min(0.4, lowest) - 0.03, 1.03], **panel(1))
+    figure.update_yaxes(title_text="Cohen's d (pooled<br>standard deviations)", **panel(2))
     return figure
 
 
-def _tick(place: Place) -> str:
-    """The ends one line lower, since their names are long."""
-    return f"<br>{token_label(place.name)}" if place.layer is None else str(place.layer)
+def _add_line(
+    figure: go.Figure, profile: LayerProfile, estimates: list[Estimate], name: str, number: int, look: Theme, *,
+    row: int,
+) -> None:  # fmt: skip
+    """A line with its band; the hover of the trained model's has n and p."""
+    at = list(range(len(estimates)))
+    twin = name == "untrained twin"
+    details = [
+        [place.name, str(one), ""] if twin else
+        [place.name, str(one), f"<br>p = {place.p:.4f}, adjusted {place.p_adjusted:.4f}; {_pairs(profile, place.n)}"]
+        for place, one in zip(profile.places, estimates, strict=True)
+    ]  # fmt: skip
+    symbols = ["circle" if twin or place.p_adjusted <= SIGNIFICANT else "circle-open" for place in profile.places]
+    colour = look.lines[number]
+    figure.add_trace(band(at, estimates, colour), **panel(row))
+    figure.add_trace(
+        go.Scatter(
+            x=at, y=[one.value for one in estimates], name=name, mode="lines+markers", showlegend=row == 1,
+            line={"color": colour, "dash": DASHES[number], "width": 2}, marker={"size": 7, "symbol": symbols},
+            customdata=details, hovertemplate=f"{name} after %{{customdata[0]}}<br>"
+            f"{'AUROC' if row == 1 else 'd'} %{{customdata[1]}}%{{customdata[2]}}<extra></extra>",
+        ),
+        **panel(row),
+    )  # fmt: skip
+
+
+def _pairs(profile: LayerProfile, n: int) -> str:
+    whole = len(profile.pairs)
+    return f"{n} pairs" if n == whole else f"{n} of {whole} pairs, whose words are tokens of their own"
