@@ -65,6 +65,7 @@ def draw_questions(pairs: Sequence[tuple[str, str]], n: int, *, seed: int) -> li
 
 def is_input(answer: str, question: Sequence[str]) -> str | None:
     """Which of the words a, b, c of a question an answer is, in whatever case."""
+    assert len(question) >= 3, "a, b, c"
     return next((side for side, word in zip("abc", question, strict=False) if word.lower() == answer.lower()), None)
 
 
@@ -86,7 +87,7 @@ def _known(sources: list[WordSource]) -> tuple[PageSection, pandas.DataFrame]:
                 )
                 rows.append((
                     source.name, f"{words[0]} - {words[2]} + {words[1]}", words[3], method, f"{dropped.rank:,}",
-                    ", ".join(dropped.words[:3]), f"{kept.rank:,}", ", ".join(kept.words[:3]),
+                    ", ".join(dropped.words[:2]), f"{kept.rank:,}", ", ".join(kept.words[:2]),
                 ))  # fmt: skip
                 tables += [
                     one.to_dataframe().assign(
@@ -95,7 +96,7 @@ def _known(sources: list[WordSource]) -> tuple[PageSection, pandas.DataFrame]:
                     for one in (dropped, kept)
                 ]
     words = (
-        "The rank of the expected word, and the three best: once with the question’s own three words not allowed as "
+        "The rank of the expected word, and the two best: once with the question’s own three words not allowed as "
         "answers (dropped), as is the custom, and once with all words allowed (kept)."
     )
     columns = ("vectors", "question", "expected", "by", "rank", "dropped", "rank ", "kept")
@@ -174,9 +175,9 @@ def _accuracy(sources: list[WordSource], table: pandas.DataFrame, n: int) -> Pag
         ]
         rows.append((source.name, "all", "", *(f"{overall[source.name, way]:.1%}" for way in ways)))
     words = (
-        f"{n} questions of each kind, drawn from all pairs of pairs of the list: a is to b as c is to what? Right answers "
-        "among all words (3CosAdd, case ignored) where a, b and c are dropped from the answers; where they are kept; and "
-        "where nobody asks for an analogy: simply the word nearest to c that is none of the three."
+        f"{n} questions of each kind, drawn from all pairs of pairs of the list: a is to b as c is to what? Right "
+        "answers among all words (3CosAdd, case ignored) where a, b and c are dropped from the answers; where they are "
+        "kept; and where nobody asks for an analogy: simply the word nearest to c that is none of the three."
     )
     columns = ("vectors", "section", "such as", "dropped", "kept", "nearest to c")
     return PageSection("Sets of questions", "accuracy", [words], table=Table(columns, rows))
@@ -195,8 +196,8 @@ def _inputs(sources: list[WordSource], table: pandas.DataFrame) -> PageSection:
                 f"{answers.correct.mean():.1%}", f"{others.mean():.1%}",
             ))  # fmt: skip
     words = (
-        "The same questions with all words allowed: how often the answer is only a word of the question again (c, b or a, in "
-        "whatever case), the right word, or another one."
+        "The same questions with all words allowed: how often the answer is only a word of the question again (c, b or "
+        "a, in whatever case), the right word, or another one."
     )
     columns = ("vectors", "section", "an input", "c", "b", "a", "right", "other")
     return PageSection("How often is the answer an input?", "inputs kept", [words], table=Table(columns, rows))
