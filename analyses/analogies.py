@@ -27,6 +27,8 @@ SECTIONS = {
 }  # fmt: skip
 """The lists that questions are made of, and which way they are asked."""
 N_QUESTIONS, QUICK_QUESTIONS = 200, 20
+SPELLINGS = 16
+"""More neighbours than the three words of a question have spellings."""
 Questions = dict[str, list[tuple[str, str, str, str]]]
 
 
@@ -153,7 +155,7 @@ def _kept(source: WordSource, questions: Questions) -> pandas.DataFrame:
         for question in asked:
             a, b, c, expected = question
             answer = probe.solve_analogy(source.vectors, [b, c], [a], keep_inputs=True, k=1).words[0]
-            near = probe.nearest_neighbours(source.vectors, c, k=16).words[0]
+            near = probe.nearest_neighbours(source.vectors, c, k=min(SPELLINGS, len(source.vectors) - 1)).words[0]
             alone = next(word for word in near if is_input(word, question) is None)
             for way, word in (("kept", answer), ("neighbour of c", alone)):
                 rows.append({
