@@ -132,16 +132,19 @@ def _pairs(sources: list[WordSource], found: list[Fitted]) -> tuple[PageSection,
                 "source": source.name, "direction": name, "positive": [pair[0] for pair in words],
                 "negative": [pair[1] for pair in words], "difference": values.tolist(),
             }))  # fmt: skip
+        frequent = {*plural_more_frequent(source, words)}
+        against = wrong(words, differences[MEAN])
         remarks.append(
-            f"The wrong way round in {source.name}: "
-            + "; ".join(f"along {name} {_listed(wrong(words, differences[name]))}" for name in (ONE, MEAN)) + "."
-        )  # fmt: skip
+            f"The wrong way round in {source.name}: along {ONE} {_listed(wrong(words, differences[ONE]))}; along the "
+            f"{MEAN} {_listed(against)}. {sum(pair in frequent for pair in against)} of the latter {len(against)} have "
+            f"a plural that is the more frequent word; of all {len(words)} pairs {len(frequent)} have."
+        )
     lead = (
         f"The raw dot product of every word with {ONE}, and every pair along the mean difference of the other pairs: "
         "how many pairs have the plural further along, and the chance that any plural stands above any singular "
         "(AUROC). Plurals are mostly rarer than their singulars, so there are two more directions: of those pairs only "
-        "whose plural is the more frequent word, and of these with as many others (scored on pairs that are in "
-        "neither). The last column: the cosine with the mean of all."
+        "whose plural is the more frequent word, and of these with as many others (scored on pairs that they were not "
+        "fitted on). The last column: the cosine with the mean of all."
     )
     columns = ("vectors", "direction", "right way", "share", "AUROC", "cosine")
     section = PageSection("Singular against plural", "dot product", [lead], table=Table(columns, rows), remarks=remarks)
