@@ -213,6 +213,7 @@ def _numbers_by_layer(
     shown = [at for at in shown_places(len(profile.places)) if profile.places[at].layer is not None]
     for at in shown[:: 3 if quick else 1]:
         place = profile.places[at]
+        assert place.layer is not None, "only layers are shown"
         numbers = probe.words_in_context(model, place.layer, NUMBER_TEMPLATES[: 1 if quick else None])
         vectors = numbers.vectors_of(NUMBERS).double()
         pair = probe.words_in_context(model, place.layer, templates).vectors_of(PAIR).double()
