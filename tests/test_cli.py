@@ -97,6 +97,10 @@ def test_help_lists_every_command_and_where_to_begin(run):
         "heads",
         "generate",
         "chat",
+        "directions",
+        "steer",
+        "words near",
+        "words analogy",
         "check",
         "models",
         "models fetch",
@@ -115,6 +119,14 @@ def test_an_unknown_command_is_answered_with_the_nearest(run):
 
 
 MISTAKES = {
+    "no such list": (["directions", "plural"], "did you mean 'plurality'"),
+    "no pair": (["directions", "--pair", "cats"], "--pair 'cats': expected two words with / between them"),
+    "no sum": (["words", "analogy", "king", "man"], "expected + or - where 'man' stands"),
+    "half a sum": (["words", "analogy", "king", "-"], "ends without a word"),
+    "a model without a place": (["words", "near", "x", "--model", "{folder}"], "--source embed"),
+    "a direction without a place": (["directions", "--model", "{folder}"], "--source embed"),
+    "no such layer to read": (["directions", "--model", "{folder}", "--source", "9"], "layer 9"),
+    "no template": (["steer", "--template", "The cat", "--model", "{folder}"], "--template 'The cat'"),
     "no such model": (["tour", "--model", "smollm2-135m"], "did you mean 'smollm2-135m-instruct-q4_1'?"),
     "no such folder": (["check", "nowhere/at/all"], "no model, file or folder 'nowhere/at/all'"),
     "no such site": (["record", "hi", "--model", "{folder}", "--sites", "patern"], "did you mean 'pattern'?"),
