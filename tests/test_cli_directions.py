@@ -19,10 +19,8 @@ def vectors(tmp_path_factory):
     """12 pairs, p0/n0 ..., 8 apart along the first axis, and other words; in word2vec's text format."""
     words, pairs = planted(12, 6, 8.0)
     file = tmp_path_factory.mktemp("words") / "planted.txt"
-    rows = [
-        " ".join([word, *(f"{x:.6f}" for x in row)])
-        for word, row in zip(words.words, words.vectors.tolist(), strict=True)
-    ]
+    numbers = [" ".join(f"{x:.6f}" for x in row) for row in words.vectors.tolist()]
+    rows = [f"{word} {row}" for word, row in zip(words.words, numbers, strict=True)]
     file.write_text("\n".join([f"{len(words)} {words.d}", *rows]) + "\n")
     return str(file), [option for pair in pairs for option in ("--pair", "/".join(pair))]
 
@@ -83,7 +81,7 @@ def test_a_direction_of_ones_own_pairs_is_evaluated_shown_and_saved(run, vectors
     assert f"other1 {float(direction.project('other1').along[0]):+.3f}" in shown
     assert {path.name for path in out.iterdir()} == {"table.csv", "manifest.json", "report.txt", "index.html"}
     table = pandas.read_csv(out / "table.csv")
-    assert torch.allclose(torch.tensor(table["difference"].tolist()), expected.positive - expected.negative)
+    assert torch.allclose(torch.tensor(table["difference"].tolist()).double(), expected.positive - expected.negative)
     page = (out / "index.html").read_text("utf-8")
     assert "http" not in page.split("<body>")[1] and page.count('class="figure"') == 3
 
