@@ -52,7 +52,8 @@ def ask(model: probe.GPT, quick: bool, say: Say) -> Answer:
         lead=[
             f"{model.name}, {start_in_words(model)}. A direction is fitted on the fit half of a word list, in the "
             "residual stream at the word. Prompts hold held-out words. One gap is the distance between the two groups "
-            f"of words along the direction; {N_RANDOM} random directions of the same length stand beside it. {USED[0].upper()}{USED[1:]}."
+            f"of words along the direction; {N_RANDOM} random directions of the same length stand beside it. "
+            f"{USED[0].upper()}{USED[1:]}."
         ],
         sections=sections,
         table=pandas.concat(tables),
