@@ -299,9 +299,12 @@ def evaluate_direction(
             f"{len(scored)} pairs that were fitted on, read in another way" if again
             else f"{len(scored)} held-out pairs, fitted on {len(fitted)} others"
         )  # fmt: skip
-    n = sum(len(test) for _, test in splits)
-    if n < FEWEST:
-        raise OutOfRange(f"{n} pairs to score: evaluate_direction needs {FEWEST}; give more, or held-out pairs")
+    n = len(everything) if splits == [] else sum(len(test) for _, test in splits)
+    if n < FEWEST or not splits:
+        raise OutOfRange(
+            f"{n} pair{'s' if n > 1 else ''} to score: evaluate_direction needs {FEWEST} that do not all hang together "
+            "by shared words; give more, or held-out pairs"
+        )
     signs = sign_flips(len(fitted) if again else len(everything), n_permutations, seed=seed).signs
     signs = torch.cat([signs, signs], dim=1) if again else signs  # the same labels in fit and test
     observed = score(direction.estimator, everything, torch.ones(1, len(everything)).double(), splits)

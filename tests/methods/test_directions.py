@@ -239,8 +239,15 @@ def test_a_single_pair_is_evaluated_on_others_and_four_are_needed():
     assert "Stability: not known" in "".join(found.report())
     with pytest.raises(OutOfRange, match="needs 4"):
         evaluate_direction(single, pairs[1:4], **QUICK)
-    with pytest.raises(OutOfRange, match="needs 4"):
+    with pytest.raises(OutOfRange, match="^1 pair to score: evaluate_direction needs 4"):
         evaluate_direction(single, **QUICK)
+
+
+def test_pairs_that_all_hang_together_by_shared_words_cannot_be_held_out():
+    words, _ = planted(6, 5, 2.0)
+    chain = [(f"p{place}", f"p{place + 1}") for place in range(5)]
+    with pytest.raises(OutOfRange, match="5 pairs to score"):
+        evaluate_direction(fit_direction(words, chain), **QUICK)
 
 
 def test_held_out_pairs_must_be_held_out():
