@@ -42,6 +42,7 @@ def test_most_pairs_are_tokens_of_the_default_model(default_model, name):
 
 def test_plain_lists_are_read_by_group():
     assert load_words("numbers")[:3] == ("one", "two", "three") and len(load_words("numbers")) == 20
+    assert all(template.count("{}") == 1 for template in load_words("numbers", "templates"))
     assert "doctor" in load_words("people", "professions")
 
 

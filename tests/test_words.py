@@ -266,6 +266,26 @@ def test_questions_are_answered_as_gensim_answers_them_one_by_one(tmp_path, igno
     assert len(ours.to_dataframe()) == 1501
 
 
+@pytest.mark.model
+@pytest.mark.slow
+def test_questions_made_of_the_word_lists_are_answered_as_by_gensim_in_glove(glove, tmp_path):
+    """Each pair of a list with the next one: 108 + 34 + 44 + 30 questions."""
+    file, n = tmp_path / "questions.txt", 0
+    with file.open("w") as lines:
+        for name in ("plurality", "gender", "nationality", "capital"):
+            fit = probe.load_pairs(name).fit
+            lines.write(f": {name}\n")
+            for (b, a), (d, c) in zip(fit, [*fit[1:], fit[0]], strict=True):
+                lines.write(f"{a} {b} {c} {d}\n")
+                n += 1
+    ours = evaluate_analogies(glove, file)
+    score, sections = as_gensim(glove).evaluate_word_analogies(str(file))
+    answered = list(zip(ours.sections, ours.questions, strict=True))
+    right = [one for one, correct in zip(answered, ours.correct, strict=True) if correct]
+    assert right == [(part["section"], question) for part in sections[:4] for question in part["correct"]]
+    assert len(answered) == n and ours.accuracy == score and 0.5 < score < 0.9
+
+
 def test_question_files_are_checked(tmp_path):
     for text, said in (("a b c d", "line 1"), (": s\na b c", "line 2")):
         (tmp_path / "q.txt").write_text(text)
