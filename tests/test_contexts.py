@@ -37,6 +37,17 @@ def test_a_word_is_the_mean_over_templates_of_what_record_keeps(family, start, r
     assert torch.allclose(source.vectors_of(WORDS), torch.stack(expected), atol=1e-5)
 
 
+def test_words_of_different_lengths_are_each_read_at_their_own_last_token():
+    model = model_with_words()
+    words = ["ak", "dl em", "cp"]
+    source = words_in_context(model, 1, ["bm bn {}"], document_start=True)
+    expected = [
+        probe.record(model, f"bm bn {word}", sites=["resid_post"], positions=-1, document_start=True)["resid_post", 1]
+        for word in words
+    ]
+    assert torch.allclose(source.vectors_of(words), torch.cat(expected)[:, 0], atol=1e-5)
+
+
 def test_several_sites_are_read_in_one_pass_and_batches_do_not_matter(monkeypatch):
     model = model_with_words()
     sites = ["blocks.0.hook_resid_pre", "blocks.2.hook_resid_mid"]

@@ -198,6 +198,13 @@ def test_a_real_direction_survives_a_confound_that_goes_with_it():
     assert found.verdict == "encoded" and found.confounds[-1].adjusted.low > 0.8
 
 
+def test_a_random_direction_counts_by_its_better_end():
+    words, pairs = planted(12, 6, 3.0)
+    found = evaluate_direction(fit_direction(words, pairs), **{**QUICK, "n_random": 200})
+    for areas in found.random.values():
+        assert areas.min() >= 0.5 and areas.max() > 0.8, "many directions lie along a strong contrast"
+
+
 def test_a_seed_gives_the_same_numbers_whatever_the_threads():
     words, pairs = planted(20, 30, 1.0)
     direction = fit_direction(words, pairs)
