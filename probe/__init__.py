@@ -15,6 +15,7 @@ from probe.errors import ProbeError
 from probe.generation import Generation, generate
 from probe.gpt import GPT
 from probe.interventions import Intervention, add, edit, project_out, replace, scale, zero
+from probe.methods.ablation import AblationSweep, ablation_sweep, plan_ablation
 from probe.methods.analogies import evaluate_analogies, nearest_neighbours, solve_analogy
 from probe.methods.association import association_test, equalise, neutralise
 from probe.methods.attention import read_pair, read_pattern, similar_heads, value_weighted_pattern
@@ -34,7 +35,15 @@ from probe.methods.lens import lens_difference, logit_lens
 from probe.methods.steering import DoseCurve, ErasureTest, dose_curve, erasure_test
 from probe.methods.surprise import TextScores, score_text
 from probe.methods.tuned_lens import TunedLens, fit_tuned_lens, load_tuned_lens
-from probe.metrics import loss
+from probe.metrics import (
+    custom_metric,
+    kl_to_clean,
+    log_probability,
+    logit_difference,
+    loss,
+    mean_loss,
+    token_rank,
+)
 from probe.plan import RecordingPlan, plan_recording
 from probe.recording import Recording, record
 from probe.sites import site_dims, site_names, site_shape
@@ -44,6 +53,7 @@ from probe.word_lists import WordPairs, load_pairs, load_words, pair_lists
 from probe.words import WordVectors, load_word_vectors, word_vectors
 
 __all__ = [
+    "AblationSweep",
     "Direction",
     "DoseCurve",
     "ErasureTest",
@@ -64,6 +74,7 @@ __all__ = [
     "WordPairs",
     "WordVectors",
     "WordsInContext",
+    "ablation_sweep",
     "add",
     "association_test",
     "attribution_sites",
@@ -71,6 +82,7 @@ __all__ = [
     "composition_scores",
     "copying_scores",
     "count_weights",
+    "custom_metric",
     "direct_logit_attribution",
     "dose_curve",
     "edit",
@@ -84,6 +96,7 @@ __all__ = [
     "head_scores",
     "head_writes",
     "head_writes_for_token",
+    "kl_to_clean",
     "layer_profile",
     "lens_difference",
     "load_model",
@@ -91,12 +104,16 @@ __all__ = [
     "load_tuned_lens",
     "load_word_vectors",
     "load_words",
+    "log_probability",
+    "logit_difference",
     "logit_lens",
     "loss",
+    "mean_loss",
     "nearest_neighbours",
     "neutralise",
     "ov_circuit",
     "pair_lists",
+    "plan_ablation",
     "plan_recording",
     "project_out",
     "qk_circuit",
@@ -112,6 +129,7 @@ __all__ = [
     "site_names",
     "site_shape",
     "solve_analogy",
+    "token_rank",
     "value_weighted_pattern",
     "word_vectors",
     "words_in_context",

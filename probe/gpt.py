@@ -57,6 +57,18 @@ class NoTap:
 NO_TAP = NoTap()
 
 
+@runtime_checkable
+class Seen(Protocol):
+    """What attention asks of a cache: keys and values of tokens that came before, to stand before the new ones."""
+
+    length: int
+    """How many tokens those are."""
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values of a layer, (batch, seen + new, kv_head, d_head), given the new ones."""
+        ...
+
+
 class KeyValueCache:
     """Keys (after rotation) and values of the tokens already seen, so that each new token costs only itself.
 
@@ -139,9 +151,7 @@ class Attention(nn.Module):
         self.b_V = bias(key, config.qkv_bias)
         self.b_O = bias(config.d_model, config.attn_out_bias)
 
-    def forward(
-        self, x: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: KeyValueCache | None = None
-    ) -> Resid:
+    def forward(self, x: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
         q = tap("hook_q", affine(x, self.W_Q, self.b_Q).unflatten(-1, (self.n_heads, self.d_head)))
         k = tap("hook_k", affine(x, self.W_K, self.b_K).unflatten(-1, (self.kv_heads, self.d_head)))
         v = tap("hook_v", affine(x, self.W_V, self.b_V).unflatten(-1, (self.kv_heads, self.d_head)))
@@ -228,12 +238,19 @@ class Block(nn.Module):
         self.ln1, self.attn = NORMS[config.norm](config), Attention(config, layer)
         self.ln2, self.mlp = NORMS[config.norm](config), (GatedMLP if config.gated_mlp else MLP)(config)
 
-    def forward(
-        self, resid: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: KeyValueCache | None = None
+    def forward(self, resid: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
+        return self.add_mlp(self.add_attention(resid, tap, turn, cache), tap)
+
+    def add_attention(
+        self, resid: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None
     ) -> Resid:
+        """The first half of a layer: tokens talk."""
         resid = tap("hook_resid_pre", resid)
         attn_out = self.attn(self.ln1(resid, tap.scope("ln1")), tap.scope("attn"), turn, cache)
-        resid = tap("hook_resid_mid", resid + tap("hook_attn_out", attn_out))
+        return tap("hook_resid_mid", resid + tap("hook_attn_out", attn_out))
+
+    def add_mlp(self, resid: Resid, tap: Tap = NO_TAP) -> Resid:
+        """The second half: each token by itself."""
         mlp_out = self.mlp(self.ln2(resid, tap.scope("ln2")), tap.scope("mlp"))
         return tap("hook_resid_post", resid + tap("hook_mlp_out", mlp_out))
 

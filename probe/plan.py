@@ -67,7 +67,7 @@ def plan_recording(model: GPT, prompts: Prompts, **arguments: Any) -> RecordingP
         shapes["logits"] = (batch, kept, model.config.d_vocab)
         sizes["logits"] = _count(shapes["logits"]) * (request.dtype or model.dtype).itemsize
     flops = count_flops(model, request)
-    return RecordingPlan(shapes, sizes, flops, flops / _flops_per_second(model, max(request.lengths)))
+    return RecordingPlan(shapes, sizes, flops, flops / flops_per_second(model, max(request.lengths)))
 
 
 def count_flops(model: GPT, request: Request) -> int:
@@ -131,7 +131,7 @@ def _place_of(name: str) -> tuple[int | None, str]:
     return split_name(name)[0], " ".join(describe_site(name).dims)
 
 
-def _flops_per_second(model: GPT, pos: int) -> float:
+def flops_per_second(model: GPT, pos: int) -> float:
     """Speed of some layers' first MLP product on so many tokens: different layers, since few tokens wait for memory."""
     weights = [model.W_in[layer].detach() for layer in range(min(8, model.config.n_layers))]
     x = weights[0].new_ones(pos, weights[0].shape[0])

@@ -1,0 +1,95 @@
+"""What an ablation sweep takes out, one unit at a time: heads, MLPs, layers, neurons of a layer, sets of heads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from probe.config import GPTConfig
+from probe.errors import OutOfRange, as_integer, check_choice, check_index
+from probe.methods._reruns import Part
+from probe.selection import Indices, as_list
+from probe.sites import check_layers
+
+Kind = Literal["heads", "MLPs", "layers", "neurons"]
+Head = tuple[int, int]
+"""(layer, head)."""
+Units = Kind | Sequence[Head | Sequence[Head]]
+"""All of a kind, or a list: heads, or sets of heads that are taken out together."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is replaced together."""
+
+    name: str
+    """'9.6' is layer 9, head 6; 'MLP 3'; 'layer 3'; 'neuron 3.120'; '9.6 + 10.0'."""
+    parts: tuple[Part, ...]
+
+    @property
+    def layer(self) -> int | None:
+        """None where it reaches over several."""
+        layers = {part.layer for part in self.parts}
+        return layers.pop() if len(layers) == 1 else None
+
+    @property
+    def index(self) -> int | None:
+        """The head or neuron, of a unit that is one."""
+        return self.parts[0].index if len(self.parts) == 1 else None
+
+
+def list_units(config: GPTConfig, units: Units, layers: Indices) -> tuple[str, tuple[Unit, ...]]:
+    """What kind of units these are, and all of them, from the first layer up.
+
+    Raises:
+        UnknownName: no such kind; the nearest is offered.
+        OutOfRange: a layer or head that the model does not have; no units; neurons without one layer; a head twice.
+    """
+    if isinstance(units, str):
+        check_choice("kind of units", units, get_args(Kind))
+        chosen = range(config.n_layers) if layers is None else check_layers(config, as_list("layers", layers))
+        if units == "neurons" and len(chosen) != 1:
+            raise OutOfRange(f"units='neurons': name one layer, as in layers=0; a layer has {config.d_mlp} neurons")
+        return units, tuple(unit for layer in sorted(set(chosen)) for unit in _of_layer(config, units, layer))
+    if layers is not None:
+        raise OutOfRange("layers goes with a kind of units, such as units='heads'; listed heads name their layers")
+    found = tuple(_set(config, one) for one in units)
+    if not found:
+        raise OutOfRange("units: the list is empty; give (layer, head) pairs, sets of them, or units='heads'")
+    single = all(len(unit.parts) == 1 for unit in found)
+    names = [unit.parts for unit in found]
+    if len(set(names)) < len(names):
+        twice = next(unit.name for place, unit in enumerate(found) if unit.parts in names[:place])
+        raise OutOfRange(f"units: {twice} is listed twice")
+    return "heads" if single else "sets of heads", found
+
+
+def _of_layer(config: GPTConfig, kind: str, layer: int) -> list[Unit]:
+    if kind == "heads":
+        return [Unit(f"{layer}.{head}", (Part(layer, "z", head),)) for head in range(config.n_heads)]
+    if kind == "neurons":
+        return [Unit(f"neuron {layer}.{neuron}", (Part(layer, "post", neuron),)) for neuron in range(config.d_mlp)]
+    if kind == "MLPs":
+        return [Unit(f"MLP {layer}", (Part(layer, "mlp_out"),))]
+    return [Unit(f"layer {layer}", (Part(layer, "attn_out"), Part(layer, "mlp_out")))]
+
+
+def _set(config: GPTConfig, given: Any) -> Unit:
+    several = isinstance(given, (list, tuple, set, frozenset))
+    heads: list[Any] = [given] if _is_head(given) else list(given) if several else [None]
+    if not heads or not all(_is_head(head) for head in heads):
+        raise OutOfRange(f"unit {given!r}: expected a head as (layer, head), or a list of such pairs")
+    parts = sorted({Part(layer, "z", head) for layer, head in (check_head(config, head) for head in heads)})
+    if len(parts) < len(heads):
+        raise OutOfRange(f"unit {given!r}: a head stands in it twice")
+    names = [f"{part.layer}.{part.index}" for part in parts]
+    return Unit(" + ".join(names) if len(names) <= 6 else f"{len(names)} heads", tuple(parts))
+
+
+def check_head(config: GPTConfig, head: Head) -> Head:
+    """(layer, head) counted from the front, or OutOfRange."""
+    layer = check_index("layer", head[0], config.n_layers, owner="this model")
+    return layer, check_index("head", head[1], config.n_heads, owner="this model")
+
+
+def _is_head(given: Any) -> bool:
+    return isinstance(given, (tuple, list)) and len(given) == 2 and None not in map(as_integer, given)
