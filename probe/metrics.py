@@ -61,6 +61,8 @@ class Metric:
     """The smallest change worth naming, in the unit. None: 2 % of the clean value."""
     bind: Callable[[GPT, PromptBatch], Measure]
     """Meet the prompts of a call; raises what does not fit them."""
+    compares: bool = False
+    """Whether it compares with the run in which nothing is changed."""
 
     def smallest_effect(self, clean: float) -> float:
         """The smallest change worth naming, by default, where the clean value is this."""
@@ -117,7 +119,7 @@ def kl_to_clean(*, position: int | None = -1) -> Metric:
 
         return Measure(positions, None, function)
 
-    return Metric("KL to clean", "nats", "KL(clean || changed); 0 is no change", False, LEAST_NATS, bind)
+    return Metric("KL to clean", "nats", "KL(clean || changed); 0 is no change", False, LEAST_NATS, bind, True)
 
 
 def mean_loss() -> Metric:

@@ -156,14 +156,16 @@ def grid_evidence(
     signed: bool,
     smallest_effect: float,
     seed: int,
+    over: Float[Tensor, " thing"] | None = None,
     n_resamples: int = 2000,
     n_permutations: int = 2000,
 ) -> GridEvidence:
     """Intervals and tests of the mean of every cell, where things that share a group are not independent.
 
     Intervals resample the groups of every kind independently (a thing counts as often as the product of how often its
-    groups were drawn). Sources: Owen, "The pigeonhole bootstrap" (2007); Westfall and Young (1993) for max-T; Benjamini
-    and Hochberg (1995).
+    groups were drawn). With `over`, means and intervals are those of a ratio of means: values to `over`.
+
+    Sources: Owen, "The pigeonhole bootstrap" (2007); Westfall and Young (1993) for max-T; Benjamini and Hochberg (1995).
 
     Raises:
         OutOfRange: one thing, or one group of every kind: that has no interval.
@@ -173,8 +175,9 @@ def grid_evidence(
     kinds = [members for members in kinds if int(members.max()) > 0]
     if not kinds:
         raise OutOfRange("one prompt, or one group of prompts, has no interval: give several")
-    low, high = _grouped_interval(values, kinds, seed, n_resamples)
-    mean = values.mean(1)
+    whole = torch.ones(values.shape[1]).double() if over is None else over.double().cpu()
+    low, high = _grouped_interval(values, whole, kinds, seed, n_resamples)
+    mean = values.sum(1) / whole.sum()
     beyond_zero = ((low > 0) | (high < 0)) & (mean.abs() >= smallest_effect)
     if not signed:
         smallest = max(smallest_p(int(members.max()) + 1, n_permutations) for members in kinds)
@@ -195,8 +198,9 @@ def _numbered(members: Sequence[int], n: int, kind: str) -> Int[Tensor, " thing"
 
 
 def _grouped_interval(
-    values: Float[Tensor, "cell thing"], kinds: Sequence[Int[Tensor, " thing"]], seed: int, n_resamples: int
-) -> tuple[Float[Tensor, " cell"], Float[Tensor, " cell"]]:
+    values: Float[Tensor, "cell thing"], whole: Float[Tensor, " thing"], kinds: Sequence[Int[Tensor, " thing"]],
+    seed: int, n_resamples: int,
+) -> tuple[Float[Tensor, " cell"], Float[Tensor, " cell"]]:  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     weights = torch.ones(n_resamples, values.shape[1], dtype=torch.float64)
     for members in kinds:
@@ -207,7 +211,7 @@ def _grouped_interval(
         )
         weights *= times[:, members]
     weights = weights[weights.sum(1) > 0]  # kinds that hardly cross: a draw can miss every thing
-    means = values @ weights.T / weights.sum(1)
+    means = values @ weights.T / (weights @ whole)
     outside = (1 - CONFIDENCE) / 2
     low, high = means.quantile(torch.tensor([outside, 1 - outside], dtype=torch.float64), dim=1)
     return low, high

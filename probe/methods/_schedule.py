@@ -60,8 +60,10 @@ class Schedule:
     rows: Callable[[Sequence[int]], list[Row]]
     """The rows of a block, whose prompts are numbered from 0 there."""
     memory: int
-    copies: float = 1.0
-    """How many further recordings of the replaced sites a prompt needs, for its new values."""
+    copies: int = 1
+    """How many further recordings a prompt needs, for its new values."""
+    whole_copies: bool = False
+    """Whether these are of everything that is recorded, or of the replaced sites alone."""
 
     def blocks(self) -> list[list[int]]:
         """Prompts that are recorded together, shorter ones first."""
@@ -108,7 +110,8 @@ class Schedule:
         sizes = {"z": config.n_heads * config.d_head, "post": config.d_mlp}
         replaced = sum(sizes.get(site, config.d_model) for site in self.sites)
         stream = 2 * config.d_model + 2 * config.kv_heads * config.d_head
-        per_token = config.n_layers * (stream + (1 + self.copies) * replaced)
+        copied = stream + replaced if self.whole_copies else replaced
+        per_token = config.n_layers * (stream + replaced + self.copies * copied)
         logits = self._read() * 2
         return int(self.model.dtype.itemsize * (max(self.batch.lengths) * per_token + logits))
 
@@ -137,6 +140,8 @@ class Schedule:
         return n_pos * per_token + 2 * config.d_model * self._read()
 
 
+Begin = Callable[[CleanRun, Sequence[int]], tuple[Table, dict[str, Float[Tensor, " prompt"]]]]
+"""Look at a block that was just recorded: what its rows are given, and what else is kept of its prompts."""
 Run = Callable[[CleanRun, Sequence[Row], Table], dict[str, Float[Tensor, " row"]]]
 """What is kept of a batch of rows, by name."""
 
@@ -148,42 +153,43 @@ class Finished:
     rows: list[tuple[int, Row]]
     """(the prompt's number in the call, the row), of every finished prompt."""
     values: Mapping[str, Float[Tensor, " row"]]
-    clean: Float[Tensor, " prompt"]
-    """The metric as the prompts are; NaN where a prompt was not reached."""
+    prompts: Mapping[str, Float[Tensor, " prompt"]]
+    """By name: "clean", the metric as the prompts are, and what `begin` adds. NaN where a prompt was not reached."""
     complete: bool
 
 
 def run_schedule(
     schedule: Schedule,
+    begin: Begin,
     run: Run,
-    tables: Callable[[CleanRun, Sequence[int]], Table],
     *,
     folder: str | os.PathLike[str] | None,
     arguments: Mapping[str, Any],
     progress: bool,
-    prepare: Callable[[], object],
-    check_clean: Callable[[CleanRun, Sequence[int]], object],
     description: str,
+    prepare: Callable[[], object] = lambda: None,
 ) -> Finished:
     """Run every batch that a folder does not hold yet. Without a folder, Ctrl-C returns the prompts that are done.
 
-    `prepare` makes what the tables need; `check_clean` looks at the metric on the clean pass, before any row runs.
+    `prepare` runs first, and makes what `begin` needs.
     """
     pieces = Pieces(folder, arguments)
     blocks = schedule.blocks()
     chunks = [schedule.chunks(block) for block in blocks]
-    clean = torch.full((len(schedule.batch.ids),), torch.nan)
+    of_prompts: dict[str, Tensor] = {}
     found: list[dict[str, Tensor]] = []
     rows: list[tuple[int, Row]] = []
+    n = len(schedule.batch.ids)
     bar = tqdm(total=sum(map(len, chunks)), desc=description, disable=None if progress else True, delay=1, leave=False)
     if progress and sys.stderr.isatty():
         tqdm.write(str(schedule.plan()), file=sys.stderr)
     try:
         prepare()
         for number, (block, of_block) in enumerate(zip(blocks, chunks, strict=True)):
-            finished = list(_run_block(schedule, number, block, of_block, run, tables, pieces, bar, check_clean))
-            clean[block] = finished[0]["clean"]
-            found += finished[1:]
+            first, *finished = _run_block(schedule, number, block, of_block, begin, run, pieces, bar)
+            for name, values in first.items():
+                of_prompts.setdefault(name, torch.full((n,), torch.nan))[block] = values
+            found += finished
             rows += [(block[row.prompt], row) for chunk in of_block for row in chunk]
     except KeyboardInterrupt:
         if folder is not None or not found:
@@ -191,29 +197,27 @@ def run_schedule(
     finally:
         bar.close()
     values = {name: torch.cat([piece[name] for piece in found]) for name in found[0]}
-    return Finished(rows, values, clean, complete=not clean.isnan().any())
+    return Finished(rows, values, of_prompts, complete=not of_prompts["clean"].isnan().any())
 
 
 def _run_block(
-    schedule: Schedule, number: int, block: Sequence[int], chunks: Sequence[Sequence[Row]], run: Run,
-    tables: Callable[[CleanRun, Sequence[int]], Table], pieces: Pieces, bar: Any,
-    check_clean: Callable[[CleanRun, Sequence[int]], object],
+    schedule: Schedule, number: int, block: Sequence[int], chunks: Sequence[Sequence[Row]], begin: Begin, run: Run,
+    pieces: Pieces, bar: Any,
 ) -> Iterator[dict[str, Tensor]]:  # fmt: skip
-    """The clean values, then what every batch gave. The block is recorded only if one of its batches is missing."""
+    """Values of the prompts, then what every batch gave. The block is recorded only if one of them is missing."""
     names = [f"prompts-{number:05}", *(f"prompts-{number:05}-batch-{place:05}" for place in range(len(chunks)))]
     if all(name in pieces for name in names):
         bar.update(len(chunks))
         yield from (pieces.get(name) for name in names)
         return
     batch = PromptBatch(tuple(schedule.batch.ids[row] for row in block))
-    recorded = CleanRun(schedule.model, batch, schedule.measure, block, schedule.sites)
-    check_clean(recorded, block)
+    clean = CleanRun(schedule.model, batch, schedule.measure, block, schedule.sites)
+    table, more = begin(clean, block)
     if names[0] not in pieces:
-        pieces.put(names[0], {"clean": recorded.clean.float().cpu()})
+        pieces.put(names[0], {"clean": clean.clean.float().cpu(), **{k: v.float().cpu() for k, v in more.items()}})
     yield pieces.get(names[0])
-    table = tables(recorded, block)
     for name, chunk in zip(names[1:], chunks, strict=True):
         if name not in pieces:
-            pieces.put(name, {key: value.float().cpu() for key, value in run(recorded, chunk, table).items()})
+            pieces.put(name, {key: value.float().cpu() for key, value in run(clean, chunk, table).items()})
         bar.update()
         yield pieces.get(name)

@@ -22,7 +22,7 @@ from probe.errors import BadPrompt, OutOfRange, unknown_name
 from probe.gpt import GPT
 from probe.methods._replacement import Replacement, Value
 from probe.methods._reruns import CleanRun, Row, Table
-from probe.methods._schedule import MEMORY, Schedule, SweepPlan, run_schedule
+from probe.methods._schedule import MEMORY, Finished, Schedule, SweepPlan, run_schedule
 from probe.methods._units import Unit, Units, list_units
 from probe.metrics import Metric, as_metric, check_measured
 from probe.prompts import PromptBatch, Prompts, read_prompts
@@ -235,16 +235,16 @@ class _Prepared:
     seed: int
     manifest: Mapping[str, Any]
 
-    def run(self, folder: str | os.PathLike[str] | None, progress: bool) -> Any:
+    def run(self, folder: str | os.PathLike[str] | None, progress: bool) -> Finished:
         return run_schedule(
-            self.schedule, _measured, self.replacement.table, folder=folder, arguments=self.manifest,
-            progress=progress, check_clean=self._check_clean, description=f"ablating {self.kind}",
-            prepare=self.replacement.prepare,
+            self.schedule, self._begin, _measured, folder=folder, arguments=self.manifest, progress=progress,
+            description=f"ablating {self.kind}", prepare=self.replacement.prepare,
         )  # fmt: skip
 
-    def result(self, found: Any, smallest_effect: float | None) -> AblationSweep:
+    def result(self, found: Finished, smallest_effect: float | None) -> AblationSweep:
         """The rows of all batches, put where they belong."""
-        n_units, n_prompts, draws = len(self.units), len(found.clean), self.replacement.n_draws
+        every = found.prompts["clean"]
+        n_units, n_prompts, draws = len(self.units), len(every), self.replacement.n_draws
         place = {unit.parts: number for number, unit in enumerate(self.units)}
         at = torch.tensor(
             [[place[row.parts], prompt, row.source % draws] for prompt, row in found.rows], dtype=torch.long
@@ -253,10 +253,10 @@ class _Prepared:
         for name, values in found.values.items():
             table = torch.full((n_units, n_prompts, draws), torch.nan)
             table[at[:, 0], at[:, 1], at[:, 2]] = values
-            filled[name] = table - found.clean[:, None]
-        done = ~found.clean.isnan()
+            filled[name] = table - every[:, None]
+        done = ~every.isnan()
         effects, direct = filled["total"][:, done], filled["direct"][:, done]
-        clean = found.clean[done]
+        clean = every[done]
         groups = {
             kind: [one for one, is_done in zip(members, done.tolist(), strict=True) if is_done]
             for kind, members in self.groups.items()
@@ -270,8 +270,9 @@ class _Prepared:
             smallest_effect=least, twin=None, complete=found.complete, seed=self.seed, manifest=self.manifest,
         )  # fmt: skip
 
-    def _check_clean(self, clean: CleanRun, block: Sequence[int]) -> None:
+    def _begin(self, clean: CleanRun, block: Sequence[int]) -> tuple[Table, dict[str, Tensor]]:
         check_measured(self.metric, clean.clean, block)
+        return self.replacement.table(clean, block), {}
 
 
 def _prepare(
@@ -303,7 +304,7 @@ def _prepare(
         ]
 
     measure = chosen.bind(model, batch)
-    schedule = Schedule(model, batch, measure, sites, rows, memory, copies=draws if value == "resample" else 1.0)
+    schedule = Schedule(model, batch, measure, sites, rows, memory, copies=draws)
     schedule.check()
     where = positions if isinstance(positions, str) else "all" if positions is None else str(list(edited[0]))
     of_call = {kind: list(members) for kind, members in (groups or {"prompt": range(len(batch.ids))}).items()}
