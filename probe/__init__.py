@@ -32,6 +32,7 @@ from probe.methods.directions import Direction, Evaluation, evaluate_direction, 
 from probe.methods.heads import HeadScores, head_scores
 from probe.methods.layer_profile import LayerProfile, layer_profile
 from probe.methods.lens import lens_difference, logit_lens
+from probe.methods.patching import PatchingMap, activation_patching
 from probe.methods.steering import DoseCurve, ErasureTest, dose_curve, erasure_test
 from probe.methods.surprise import TextScores, score_text
 from probe.methods.tuned_lens import TunedLens, fit_tuned_lens, load_tuned_lens
@@ -66,6 +67,7 @@ __all__ = [
     "LayerProfile",
     "LogitAttribution",
     "ProbeError",
+    "PatchingMap",
     "Recording",
     "RecordingPlan",
     "RotaryScaling",
@@ -75,6 +77,7 @@ __all__ = [
     "WordVectors",
     "WordsInContext",
     "ablation_sweep",
+    "activation_patching",
     "add",
     "association_test",
     "attribution_sites",

@@ -69,6 +69,10 @@ class Metric:
         return LEAST_SHARE * abs(clean) if self.least is None else self.least
 
 
+AnyMetric = Metric | Callable[..., Tensor]
+"""A metric, or a function of logits (row, 1, d_vocab)."""
+
+
 def logit_difference(target: Tokens, against: Tokens, *, position: int = -1) -> Metric:
     """Logit of `target` minus that of `against`, after one position; above 0 the target is likelier.
 

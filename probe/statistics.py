@@ -165,7 +165,8 @@ def grid_evidence(
     Intervals resample the groups of every kind independently (a thing counts as often as the product of how often its
     groups were drawn). With `over`, means and intervals are those of a ratio of means: values to `over`.
 
-    Sources: Owen, "The pigeonhole bootstrap" (2007); Westfall and Young (1993) for max-T; Benjamini and Hochberg (1995).
+    Sources: Owen, "The pigeonhole bootstrap" (2007); Westfall and Young (1993) for max-T; Benjamini and Hochberg
+    (1995).
 
     Raises:
         OutOfRange: one thing, or one group of every kind: that has no interval.

@@ -50,6 +50,8 @@ class Row(NamedTuple):
     parts: tuple[Part, ...]
     positions: tuple[int, ...]
     """Where they are replaced."""
+    unit: int = 0
+    """The caller's number for what is replaced."""
 
     @property
     def first_layer(self) -> int:
@@ -227,16 +229,23 @@ class _Edit:
 
     def entries(self, value: Tensor, rows: Tensor) -> Tensor:
         """(part, pos, ...): the parts of these rows of a value."""
-        return value[self._where(rows)]
+        found = value[self._where(rows)]
+        return found.transpose(1, 2) if self._all_heads_first else found
 
     def put(self, value: Tensor, new: Tensor, begin: int) -> Tensor:
         """A copy of the value with the new entries where the mask says."""
         mask = self.mask[:, begin:]
         old = self.entries(value, self.rows)
         mask = mask.view(*mask.shape, *[1] * (old.ndim - 2))
+        changed = torch.where(mask, new.to(old), old)
         value = value.clone()
-        value[self._where(self.rows)] = torch.where(mask, new.to(old), old)
+        value[self._where(self.rows)] = changed.transpose(1, 2) if self._all_heads_first else changed
         return value
+
+    @property
+    def _all_heads_first(self) -> bool:
+        """A whole pattern has its heads before its queries."""
+        return self.index is None and _place_of_pos(self.dims) == 2
 
     def _where(self, rows: Tensor) -> tuple:
         if self.index is None:

@@ -10,7 +10,7 @@ resampling; McGrath et al., "The Hydra effect" (2023), for self-repair.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,7 @@ from probe.methods._replacement import Replacement, Value
 from probe.methods._reruns import CleanRun, Row, Table
 from probe.methods._schedule import MEMORY, Finished, Schedule, SweepPlan, run_schedule
 from probe.methods._units import Unit, Units, list_units
-from probe.metrics import Metric, as_metric, check_measured
+from probe.metrics import AnyMetric, Metric, as_metric, check_measured
 from probe.prompts import PromptBatch, Prompts, read_prompts
 from probe.provenance import provenance
 from probe.results import Result
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 AFTER_THE_FIRST = "after the first"
 Positions = Indices | Literal["after the first"]
-AnyMetric = Metric | Callable[..., Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,10 +244,7 @@ class _Prepared:
         """The rows of all batches, put where they belong."""
         every = found.prompts["clean"]
         n_units, n_prompts, draws = len(self.units), len(every), self.replacement.n_draws
-        place = {unit.parts: number for number, unit in enumerate(self.units)}
-        at = torch.tensor(
-            [[place[row.parts], prompt, row.source % draws] for prompt, row in found.rows], dtype=torch.long
-        )
+        at = torch.tensor([[row.unit, prompt, row.source % draws] for prompt, row in found.rows], dtype=torch.long)
         filled = {}
         for name, values in found.values.items():
             table = torch.full((n_units, n_prompts, draws), torch.nan)
@@ -297,8 +293,8 @@ def _prepare(
 
     def rows(block: Sequence[int]) -> list[Row]:
         return [
-            Row(prompt, 0 if value == "zero" else prompt * draws + draw, unit.parts, edited[row])
-            for unit in found
+            Row(prompt, 0 if value == "zero" else prompt * draws + draw, unit.parts, edited[row], number)
+            for number, unit in enumerate(found)
             for prompt, row in enumerate(block)
             for draw in range(draws)
         ]
