@@ -33,6 +33,7 @@ from probe.methods.heads import HeadScores, head_scores
 from probe.methods.layer_profile import LayerProfile, layer_profile
 from probe.methods.lens import lens_difference, logit_lens
 from probe.methods.patching import PatchingMap, activation_patching
+from probe.methods.path_patching import PathPatching, path_patching
 from probe.methods.steering import DoseCurve, ErasureTest, dose_curve, erasure_test
 from probe.methods.surprise import TextScores, score_text
 from probe.methods.tuned_lens import TunedLens, fit_tuned_lens, load_tuned_lens
@@ -68,6 +69,7 @@ __all__ = [
     "LogitAttribution",
     "ProbeError",
     "PatchingMap",
+    "PathPatching",
     "Recording",
     "RecordingPlan",
     "RotaryScaling",
@@ -116,6 +118,7 @@ __all__ = [
     "neutralise",
     "ov_circuit",
     "pair_lists",
+    "path_patching",
     "plan_ablation",
     "plan_recording",
     "project_out",

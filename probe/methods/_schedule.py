@@ -64,6 +64,8 @@ class Schedule:
     """How many further recordings a prompt needs, for its new values."""
     whole_copies: bool = False
     """Whether these are of everything that is recorded, or of the replaced sites alone."""
+    more_numbers: int = 0
+    """What new values take besides, for each token of a prompt."""
 
     def blocks(self) -> list[list[int]]:
         """Prompts that are recorded together, shorter ones first."""
@@ -111,7 +113,7 @@ class Schedule:
         replaced = sum(sizes.get(site, config.d_model) for site in self.sites)
         stream = 2 * config.d_model + 2 * config.kv_heads * config.d_head
         copied = stream + replaced if self.whole_copies else replaced
-        per_token = config.n_layers * (stream + replaced + self.copies * copied)
+        per_token = config.n_layers * (stream + replaced + self.copies * copied) + self.more_numbers
         logits = self._read() * 2
         return int(self.model.dtype.itemsize * (max(self.batch.lengths) * per_token + logits))
 

@@ -5,8 +5,8 @@ import torch
 
 import probe
 from probe.errors import BadPrompt, BadShape, NumbersBroke, OutOfRange, UnknownName
+from probe.methods._patches import PATCHED
 from probe.methods._reruns import CleanRun
-from probe.methods.patching import PATCHED
 from probe.sites import describe_site
 from tests.induction import induction_model
 from tests.tiny import tiny_model

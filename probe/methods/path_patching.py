@@ -1,0 +1,244 @@
+"""Path patching: what one head tells another one directly, along no other way.
+
+A sender head's output is replaced, what it then writes goes straight into the residual stream before a receiver, and
+only the receiver notices: all other heads keep what they wrote. The receiver's new query, key, value or MLP output is
+then put into a run in which everything after it is live; for the logits, the stream itself is changed at the end.
+Source: Wang et al., "Interpretability in the wild" (2022); Goldowsky-Dill et al., "Localizing model behavior with path
+patching" (2023).
+"""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.config import GPTConfig
+from probe.errors import OutOfRange, UnknownName, as_integer, check_choice, check_index
+from probe.gpt import GPT, Resid, affine
+from probe.methods._patches import LEAST_SHARE, Direction, read_pairs, run_patches
+from probe.methods._reruns import CleanRun, Part, Row, Table
+from probe.methods._schedule import MEMORY
+from probe.methods._units import Head, check_head
+from probe.metrics import AnyMetric
+from probe.prompts import Prompts
+from probe.provenance import provenance
+from probe.results import Result
+from probe.statistics import GridEvidence, Groups, grid_evidence
+
+if TYPE_CHECKING:
+    import pandas
+
+Receiver = tuple[Literal["q", "k", "v"], int, int] | tuple[Literal["mlp"], int] | Literal["logits"]
+"""("q", layer, head), with keys and values by their own heads; ("mlp", layer); or "logits"."""
+_INPUTS = ("q", "k", "v")
+
+
+@dataclass(frozen=True, eq=False)
+class PathPatching(Result):
+    """What changing one head's message to one receiver does to a metric, sender by sender, on every pair of prompts."""
+
+    senders: tuple[Head, ...]
+    """(layer, head)."""
+    receiver: str
+    """'q of 9.6', 'MLP 10', 'logits'."""
+    through_mlps: bool
+    """Whether MLPs on the way notice the message; heads never do."""
+    direction: Direction
+    metric: str
+    unit: str
+    clean: Float[Tensor, " prompt"]
+    corrupted: Float[Tensor, " prompt"]
+    patched: Float[Tensor, "sender prompt"]
+    groups: Groups
+    complete: bool
+    seed: int
+    manifest: Mapping[str, Any]
+
+    @property
+    def effects(self) -> Float[Tensor, "sender prompt"]:
+        """Patched minus the run that was patched, in the metric's unit."""
+        return self.patched - (self.corrupted if self.direction == "denoise" else self.clean)
+
+    @functools.cached_property
+    def evidence(self) -> GridEvidence:
+        """Of the effects, as shares of clean - corrupted.
+
+        Raises:
+            OutOfRange: one pair of prompts has no interval.
+        """
+        return grid_evidence(
+            self.effects, self.groups, signed=True, smallest_effect=LEAST_SHARE, seed=self.seed,
+            over=self.clean - self.corrupted,
+        )  # fmt: skip
+
+    def top(self, n: int = 5) -> list[tuple[Head, float]]:
+        """The n senders whose message matters most: (head, mean effect)."""
+        means = self.effects.mean(1)
+        order = means.abs().argsort(descending=True, stable=True)[:n].tolist()
+        return [(self.senders[place], float(means[place])) for place in order]
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per sender; with several pairs of prompts the evidence beside it."""
+        import pandas  # half a second that only tables need
+
+        whole = float((self.clean - self.corrupted).mean())
+        table = pandas.DataFrame(self.senders, columns=["layer", "head"])
+        table["effect"] = self.effects.mean(1).tolist()
+        table["share"] = (self.effects.mean(1) / whole).tolist()
+        if any(len(set(members)) > 1 for members in self.groups.values()):
+            found = self.evidence
+            for name in ("low", "high", "p", "p_grid", "q", "marked"):
+                table[f"share_{name}" if name in ("low", "high") else name] = getattr(found, name).tolist()
+        return table
+
+
+def path_patching(
+    model: GPT,
+    clean: Prompts,
+    corrupted: Prompts,
+    receiver: Receiver,
+    *,
+    metric: AnyMetric,
+    senders: Sequence[Head] | None = None,
+    direction: Direction = "noise",
+    through_mlps: bool = False,
+    groups: Groups | None = None,
+    document_start: bool = False,
+    memory: int = MEMORY,
+    seed: int = 0,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> PathPatching:
+    """Replace what each sender tells one receiver, and nothing else, and measure what that does.
+
+    Args:
+        receiver: ("q", layer, head), likewise "k" and "v" by their own heads; ("mlp", layer); or "logits".
+        senders: heads (layer, head) before the receiver. None: all of them.
+        direction: "noise" sends corrupted messages in the clean run, "denoise" clean ones in the corrupted run.
+        through_mlps: whether MLPs between the two pass the message on, as in Wang et al.; else only the stream does.
+        Others as of `activation_patching`.
+
+    Raises:
+        UnknownName, OutOfRange: a receiver or sender that does not exist; a sender that does not come before it.
+        Others as `activation_patching`.
+    """
+    pairs = read_pairs(
+        model, clean, corrupted, metric=metric, direction=direction, groups=groups, document_start=document_start,
+        memory=memory,
+    )  # fmt: skip
+    part, named = _receiver(model.config, receiver)
+    heads = _senders(model.config, part, senders, named)
+    everywhere = [tuple(range(length)) for length in pairs.base.lengths]
+
+    def rows(block: Sequence[int]) -> list[Row]:
+        return [
+            Row(prompt, number * len(block) + prompt, (part,), everywhere[row], number)
+            for number in range(len(heads))
+            for prompt, row in enumerate(block)
+        ]
+
+    manifest = {
+        **provenance(model), "method": "path patching", "prompts": [list(ids) for ids in pairs.clean.ids],
+        "corrupted": [list(ids) for ids in pairs.corrupted.ids],
+        "method_arguments": {
+            **pairs.arguments(), "receiver": named, "senders": [list(head) for head in heads],
+            "through_mlps": through_mlps, "seed": seed,
+        },
+    }  # fmt: skip
+    found = run_patches(
+        pairs, len(heads), rows, lambda base, source: _messages(base, source, part, heads, through_mlps),
+        sites=["z"], more_numbers=4 * len(heads) * model.config.d_model, folder=folder, manifest=manifest,
+        progress=progress,
+    )  # fmt: skip
+    return PathPatching(
+        senders=heads, receiver=named, through_mlps=through_mlps, direction=direction, metric=pairs.metric.name,
+        unit=pairs.metric.unit, clean=found.clean, corrupted=found.corrupted, patched=found.values,
+        groups=found.groups, complete=found.complete, seed=seed, manifest=manifest,
+    )  # fmt: skip
+
+
+def _receiver(config: GPTConfig, receiver: Any) -> tuple[Part, str]:
+    """What is replaced in the end, and its name."""
+    if receiver == "logits":
+        return Part(config.n_layers - 1, "resid_post"), "logits"
+    if not isinstance(receiver, (tuple, list)) or len(receiver) < 2:
+        raise UnknownName(f"receiver {receiver!r}: expected ('q', layer, head), ('mlp', layer) or 'logits'")
+    check_choice("receiver", receiver[0], (*_INPUTS, "mlp", "logits"))
+    layer = check_index("layer", receiver[1], config.n_layers, owner="this model")
+    if receiver[0] == "mlp" and len(receiver) == 2:
+        return Part(layer, "mlp_out"), f"MLP {layer}"
+    if receiver[0] == "mlp" or len(receiver) != 3:
+        raise UnknownName(f"receiver {receiver!r}: expected ('q', layer, head), ('mlp', layer) or 'logits'")
+    n_heads = config.n_heads if receiver[0] == "q" else config.kv_heads
+    head = check_index("head", receiver[2], n_heads, owner=f"{receiver[0]!r} of this model")
+    return Part(layer, receiver[0], head), f"{receiver[0]} of {layer}.{head}"
+
+
+def _senders(config: GPTConfig, part: Part, senders: Sequence[Head] | None, named: str) -> tuple[Head, ...]:
+    """Heads that write before the receiver reads."""
+    n_before = part.layer if part.site in _INPUTS else part.layer + 1  # an MLP reads what its own layer's heads wrote
+    if senders is None:
+        found = tuple((layer, head) for layer in range(n_before) for head in range(config.n_heads))
+    else:
+        found = tuple(check_head(config, head) if _is_pair(head) else _no_head(head) for head in senders)
+    if not found:
+        raise OutOfRange(f"senders: no head comes before {named}" if senders is None else "senders: the list is empty")
+    for layer, head in found:
+        if layer >= n_before:
+            raise OutOfRange(f"sender {layer}.{head} does not come before {named}: its layer must be below {n_before}")
+    return found
+
+
+def _is_pair(head: Any) -> bool:
+    return isinstance(head, (tuple, list)) and len(head) == 2 and None not in map(as_integer, head)
+
+
+def _no_head(head: Any) -> Head:
+    raise OutOfRange(f"sender {head!r}: expected (layer, head)")
+
+
+def _messages(base: CleanRun, source: CleanRun, part: Part, senders: Sequence[Head], through_mlps: bool) -> Table:
+    """What the receiver makes of each sender's new message; sources are counted sender by sender."""
+    model, stream = base.model, "resid_pre" if part.site in _INPUTS else "resid_mid"
+    if part.site == "resid_post":
+        stream = "resid_post"
+    before = base(stream, part.layer)
+    changes = torch.stack([_change(base, source, head, part, through_mlps) for head in senders])
+    resid = (before + changes).flatten(0, 1)  # (sender prompt, pos, d_model)
+    new = _read_by(model, part, resid)
+    return lambda layer, site: new
+
+
+def _change(base: CleanRun, source: CleanRun, sender: Head, part: Part, through_mlps: bool) -> Resid:
+    """What the sender's new output, and MLPs that notice it, add to the stream before the receiver."""
+    layer, head = sender
+    change = (source("z", layer)[:, :, head] - base("z", layer)[:, :, head]) @ base.model.W_O[layer, head]
+    if through_mlps:
+        last = part.layer + 1 if part.site == "resid_post" else part.layer
+        for between in range(layer, last):
+            mid = base("resid_mid", between)
+            with_message, as_it_was = (base.model.blocks[between].add_mlp(x) for x in (mid + change, mid))
+            change = with_message - as_it_was
+    return change
+
+
+def _read_by(model: GPT, part: Part, resid: Resid) -> Tensor:
+    """The receiver's value, with the dims of its site; one head stands for all, since only that one is read."""
+    block = model.blocks[part.layer]
+    if part.site == "resid_post":
+        return resid
+    if part.site == "mlp_out":
+        return block.mlp(block.ln2(resid))
+    attention, n_heads = block.attn, model.config.n_heads if part.site == "q" else model.config.kv_heads
+    weight, offset = {
+        "q": (attention.W_Q, attention.b_Q), "k": (attention.W_K, attention.b_K), "v": (attention.W_V, attention.b_V),
+    }[part.site]  # fmt: skip
+    assert part.index is not None, "queries, keys and values are those of a head"
+    columns = slice(part.index * model.config.d_head, (part.index + 1) * model.config.d_head)
+    new = affine(block.ln1(resid), weight[:, columns], None if offset is None else offset[columns])
+    return new[:, :, None].expand(-1, -1, n_heads, -1)
