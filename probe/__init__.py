@@ -20,6 +20,7 @@ from probe.methods.analogies import evaluate_analogies, nearest_neighbours, solv
 from probe.methods.association import association_test, equalise, neutralise
 from probe.methods.attention import read_pair, read_pattern, similar_heads, value_weighted_pattern
 from probe.methods.attribution import LogitAttribution, attribution_sites, direct_logit_attribution
+from probe.methods.attribution_patching import AttributionPatching, attribution_patching
 from probe.methods.circuits import (
     composition_scores,
     copying_scores,
@@ -56,6 +57,7 @@ from probe.words import WordVectors, load_word_vectors, word_vectors
 
 __all__ = [
     "AblationSweep",
+    "AttributionPatching",
     "Direction",
     "DoseCurve",
     "ErasureTest",
@@ -82,6 +84,7 @@ __all__ = [
     "activation_patching",
     "add",
     "association_test",
+    "attribution_patching",
     "attribution_sites",
     "chat",
     "composition_scores",
