@@ -49,6 +49,7 @@ from probe.metrics import (
 from probe.plan import RecordingPlan, plan_recording
 from probe.recording import Recording, record
 from probe.sites import site_dims, site_names, site_shape
+from probe.tasks import Task, load_task, task_names
 from probe.weight_count import count_weights
 from probe.weights import load_model, save_model
 from probe.word_lists import WordPairs, load_pairs, load_words, pair_lists
@@ -73,6 +74,7 @@ __all__ = [
     "Recording",
     "RecordingPlan",
     "RotaryScaling",
+    "Task",
     "TextScores",
     "TunedLens",
     "WordPairs",
@@ -106,6 +108,7 @@ __all__ = [
     "lens_difference",
     "load_model",
     "load_pairs",
+    "load_task",
     "load_tuned_lens",
     "load_word_vectors",
     "load_words",
@@ -135,6 +138,7 @@ __all__ = [
     "site_names",
     "site_shape",
     "solve_analogy",
+    "task_names",
     "token_rank",
     "value_weighted_pattern",
     "word_vectors",
