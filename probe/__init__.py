@@ -36,6 +36,7 @@ from probe.methods.patching import PatchingMap, activation_patching
 from probe.methods.path_patching import PathPatching, path_patching
 from probe.methods.steering import DoseCurve, ErasureTest, dose_curve, erasure_test
 from probe.methods.surprise import TextScores, score_text
+from probe.methods.task_score import TaskScore, solve_task
 from probe.methods.tuned_lens import TunedLens, fit_tuned_lens, load_tuned_lens
 from probe.metrics import (
     custom_metric,
@@ -75,6 +76,7 @@ __all__ = [
     "RecordingPlan",
     "RotaryScaling",
     "Task",
+    "TaskScore",
     "TextScores",
     "TunedLens",
     "WordPairs",
@@ -138,6 +140,7 @@ __all__ = [
     "site_names",
     "site_shape",
     "solve_analogy",
+    "solve_task",
     "task_names",
     "token_rank",
     "value_weighted_pattern",

@@ -22,17 +22,17 @@ from probe.task_texts import TaskTexts, cross, read_texts
 TaskName = Literal["indirect object", "agreement", "gender", "induction", "capital"]
 Ids = tuple[int, ...]
 LENGTH = 24
-"""Different random tokens that are repeated, where the context holds them twice. Of 100 such prompts the default model
-solved 98, of 100 that repeat 48 it solved 93."""
+"""Different random tokens that are repeated, where the context holds them twice. The target is the likeliest
+token of the default model in 0.84 of 200 such prompts, in 0.64 where 48 are repeated."""
 _QUESTION = (
     "Random tokens come a second time: does the token follow that came next the first time, not another of them?"
 )
 _NOTE = (
-    "{length} different random tokens, then the same again up to a place in the second half of the repetition, drawn "
-    "for each prompt. The target is the token that came next the first time; it is compared with another of these "
-    "tokens, drawn. In the corrupted partner the first occurrence of the last token is replaced by a random token that "
-    "occurs nowhere else: one token differs, and the last token has not come before. Only how far back the rest came "
-    "before could still tell. Every prompt is drawn anew."
+    "{length} different random tokens, then the same again up to a place in the second half of the repetition, "
+    "drawn for each prompt. The target is the token that came next the first time; it is compared with a later one, "
+    "drawn, so that both have come once. In the corrupted partner the first occurrence of the last token is replaced "
+    "by a random token that occurs nowhere else: one token differs, and the last token has not come before. Only how "
+    "far back the rest came before could still tell. Every prompt is drawn anew."
 )
 
 
@@ -163,13 +163,13 @@ def _repeated(model: GPT, name: TaskName, n: int, seed: int, start: bool) -> Tas
     prompts, corrupted, targets, against = [], [], [], []
     for drawn in repeated_random_tokens(model, n, length + 1, seed=seed):
         first, other = drawn[:length], drawn[length]
-        place = int(torch.randint(length // 2, length, (1,), generator=generator))
+        place = int(torch.randint(length // 2, length - 1, (1,), generator=generator))
         last, target = first[place - 1], first[place]
-        candidates = [token for token in first if token not in (last, target)]
+        later = first[place + 1 :]
         prompts.append([*first, *first[:place]])
         corrupted.append([other if token == last else token for token in first] + first[:place])
         targets.append(target)
-        against.append(candidates[int(torch.randint(len(candidates), (1,), generator=generator))])
+        against.append(later[int(torch.randint(len(later), (1,), generator=generator))])
     return Task(
         name=name, question=_QUESTION, note=_NOTE.format(length=length), document_start=start,
         texts=_shown(model, prompts), corrupted_texts=_shown(model, corrupted),

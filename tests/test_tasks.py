@@ -1,12 +1,10 @@
 """Tasks: pairs that differ in one thing, sides and kinds that come evenly, templates crossed with sets of words."""
 
-import dataclasses
 import re
 from collections import Counter
 from typing import get_args
 
 import pytest
-import torch
 
 from probe.errors import BadPrompt, OutOfRange, UnknownName
 from probe.gpt import GPT
@@ -14,48 +12,13 @@ from probe.prompts import read_prompts
 from probe.task_texts import WORD_SETS
 from probe.tasks import Task, TaskName, load_task, task_names
 from probe.word_lists import load_pairs, load_words
+from tests.english import english_model
 from tests.induction import VOCAB, induction_model
 from tests.tiny import LLAMA, WordTokenizer, tiny_model
 
 SENTENCES = tuple(WORD_SETS)
 FIRST = ("are", "were", "have", "she", "her")
 """Right after plural nouns and after women."""
-
-
-class EnglishTokenizer:
-    """Every word of letters is one token, with its space; but for those named, which are spelled out."""
-
-    document_start_id: int | None = 0
-
-    def __init__(self, *spelled_out: str):
-        self.spelled_out = spelled_out
-        self.texts = ["<start>"]
-
-    def encode(self, text: str) -> list[int]:
-        return [self._id(piece) for word in re.findall(r" ?\w+|\s|[^\w\s]", text) for piece in self._pieces(word)]
-
-    def str_tokens(self, ids) -> list[str]:
-        return [self.texts[token] if token < len(self.texts) else f"<unused {token}>" for token in ids]
-
-    def token_id(self, text: str) -> int:
-        ids = self.encode(text)
-        if len(ids) != 1:
-            raise BadPrompt(f"{text!r} is not one token of this model")
-        return ids[0]
-
-    def _pieces(self, word: str) -> list[str]:
-        return list(word) if word.strip() in self.spelled_out else [word]
-
-    def _id(self, piece: str) -> int:
-        if piece not in self.texts:
-            self.texts.append(piece)
-        return self.texts.index(piece)
-
-
-def english_model(*spelled_out: str, n_ctx: int = 64) -> GPT:
-    torch.manual_seed(0)
-    config = dataclasses.replace(LLAMA, d_vocab=700, n_ctx=n_ctx)
-    return GPT(config, tokenizer=EnglishTokenizer(*spelled_out), name="tiny English")
 
 
 @pytest.fixture(scope="module")
@@ -222,8 +185,8 @@ def test_the_repetition_gives_the_target_away_and_the_partner_does_not(model):
     for row, ids in enumerate(task.prompts):
         ids, partner = list(ids[1:]), list(task.corrupted[row][1:])
         first, rest = ids[:24], ids[24:]
-        assert rest == first[: len(rest)] and len(set(first)) == 24 and 12 <= len(rest) < 24
-        assert first[len(rest)] == task.targets[row] and task.against[row] in {*first} - {task.targets[row], rest[-1]}
+        assert rest == first[: len(rest)] and len(set(first)) == 24 and 12 <= len(rest) < 23
+        assert first[len(rest)] == task.targets[row] and task.against[row] in first[len(rest) + 1 :]
         assert partner[24:] == rest and rest[-1] not in partner[:24] and len(set(partner)) == 25
     assert task.groups == {"prompt": tuple(range(50))}
 
