@@ -37,6 +37,7 @@ from probe.methods.patching import PatchingMap, activation_patching
 from probe.methods.path_patching import PathPatching, path_patching
 from probe.methods.steering import DoseCurve, ErasureTest, dose_curve, erasure_test
 from probe.methods.surprise import TextScores, score_text
+from probe.methods.task_score import TaskScore, solve_task
 from probe.methods.tuned_lens import TunedLens, fit_tuned_lens, load_tuned_lens
 from probe.metrics import (
     custom_metric,
@@ -50,6 +51,7 @@ from probe.metrics import (
 from probe.plan import RecordingPlan, plan_recording
 from probe.recording import Recording, record
 from probe.sites import site_dims, site_names, site_shape
+from probe.tasks import Task, load_task, task_names
 from probe.weight_count import count_weights
 from probe.weights import load_model, save_model
 from probe.word_lists import WordPairs, load_pairs, load_words, pair_lists
@@ -75,6 +77,8 @@ __all__ = [
     "Recording",
     "RecordingPlan",
     "RotaryScaling",
+    "Task",
+    "TaskScore",
     "TextScores",
     "TunedLens",
     "WordPairs",
@@ -109,6 +113,7 @@ __all__ = [
     "lens_difference",
     "load_model",
     "load_pairs",
+    "load_task",
     "load_tuned_lens",
     "load_word_vectors",
     "load_words",
@@ -138,6 +143,8 @@ __all__ = [
     "site_names",
     "site_shape",
     "solve_analogy",
+    "solve_task",
+    "task_names",
     "token_rank",
     "value_weighted_pattern",
     "word_vectors",

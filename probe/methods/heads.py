@@ -23,6 +23,7 @@ from probe.prompts import Prompts, read_prompts
 from probe.provenance import fingerprint, provenance
 from probe.recording import record
 from probe.results import Result
+from probe.tasks import repeated_random_tokens
 
 if TYPE_CHECKING:
     import pandas
@@ -178,22 +179,6 @@ def head_scores(
             },
         },
     )  # fmt: skip
-
-
-def repeated_random_tokens(model: GPT, n: int, length: int, *, seed: int) -> list[list[int]]:
-    """n prompts of `length` different random tokens, twice in a row; special tokens are left out.
-
-    Raises:
-        OutOfRange: fewer than two tokens, or more than the vocabulary has.
-    """
-    special = getattr(model.tokenizer, "special_ids", frozenset())
-    known = min(model.config.d_vocab, getattr(model.tokenizer, "d_vocab", model.config.d_vocab))
-    ordinary = torch.tensor([token for token in range(known) if token not in special])
-    if not 2 <= length <= len(ordinary):
-        raise OutOfRange(f"random_length={length}: expected 2 to {len(ordinary)}, the ordinary tokens of this model")
-    generator = torch.Generator().manual_seed(seed)
-    firsts = [ordinary[torch.randperm(len(ordinary), generator=generator)[:length]].tolist() for _ in range(n)]
-    return [[*first, *first] for first in firsts]
 
 
 @dataclass(frozen=True)

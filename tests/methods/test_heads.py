@@ -7,7 +7,8 @@ import torch
 
 import probe
 from probe.errors import BadPrompt, NotSaved, OutOfRange, UnknownName
-from probe.methods.heads import SCORES, head_scores, repeated_random_tokens
+from probe.methods.heads import SCORES, head_scores
+from probe.tasks import repeated_random_tokens
 from tests.induction import INDUCTION, PREVIOUS, VOCAB, induction_model
 from tests.tiny import CONFIGS, tiny_model
 
