@@ -185,10 +185,11 @@ def test_the_repetition_gives_the_target_away_and_the_partner_does_not(model):
     for row, ids in enumerate(task.prompts):
         ids, partner = list(ids[1:]), list(task.corrupted[row][1:])
         first, rest = ids[:24], ids[24:]
-        assert rest == first[: len(rest)] and len(set(first)) == 24 and 12 <= len(rest) < 23
+        assert rest == first[: len(rest)] and len(set(first)) == 24 and len(rest) == 18
         assert first[len(rest)] == task.targets[row] and task.against[row] in first[len(rest) + 1 :]
         assert partner[24:] == rest and rest[-1] not in partner[:24] and len(set(partner)) == 25
     assert task.groups == {"prompt": tuple(range(50))}
+    assert {*map(len, task.prompts)} == {1 + 24 + 18}, "positions mean the same in all, so they can be patched"
 
 
 def test_induction_needs_no_tokenizer():
