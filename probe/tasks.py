@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from probe.errors import BadPrompt, OutOfRange, as_integer, check_choice
+from probe.errors import BadPrompt, DifferentModel, OutOfRange, as_integer, check_choice
 from probe.gpt import GPT
 from probe.metrics import Metric, logit_difference
 from probe.prompts import Prompts, read_prompts, str_tokens, token_id
@@ -129,6 +129,24 @@ def load_task(model: GPT, name: TaskName, n: int = 200, *, seed: int = 0, docume
         start = getattr(model.tokenizer, "document_start_id", None) is not None
     make = _repeated if name == "induction" else _of_sentences
     return make(model, name, number, seed, start)
+
+
+def check_tokens(model: GPT, task: Task) -> None:
+    """Raise unless a model cuts the prompts of a task into the tokens that it has.
+
+    Raises:
+        DifferentModel: it does not.
+    """
+    if task.name == "induction":  # random tokens are as good as others to every model that has so many
+        return
+    if model.tokenizer is not None:
+        own = read_prompts(model.config, model.tokenizer, task.texts, document_start=task.document_start).ids
+        if own == task.prompts:
+            return
+    raise DifferentModel(
+        f"task {task.name!r} is in tokens of {task.manifest.get('model')!r}, and {model.name!r} has others: "
+        f"load_task(model, {task.name!r}) makes it anew"
+    )
 
 
 def repeated_random_tokens(model: GPT, n: int, length: int, *, seed: int) -> list[list[int]]:

@@ -12,13 +12,15 @@ from torch import Tensor
 from probe.config import GPTConfig
 from probe.errors import BadPrompt, BadShape, NumbersBroke, OutOfRange, UnknownName, check_choice
 from probe.gpt import GPT
+from probe.methods._asked import groups_of, read_asked
 from probe.methods._reruns import CleanRun, Part, Row, Table
 from probe.methods._schedule import Schedule, run_schedule
-from probe.metrics import AnyMetric, Measure, Metric, as_metric, check_measured
-from probe.prompts import PromptBatch, Prompts, read_prompts, str_tokens
+from probe.metrics import AnyMetric, Measure, Metric, check_measured
+from probe.prompts import PromptBatch, Prompts, str_tokens
 from probe.selection import Indices, as_list, check_heads, select
 from probe.sites import check_layers, describe_site, find_sites, site_list
 from probe.statistics import Groups
+from probe.tasks import Task
 
 PatchSite = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern"]
 PATCHED: tuple[PatchSite, ...] = get_args(PatchSite)
@@ -78,30 +80,24 @@ class Pairs:
 
 
 def read_pairs(
-    model: GPT, clean: Prompts, corrupted: Prompts, *, metric: AnyMetric, direction: Direction, groups: Groups | None,
-    document_start: bool, memory: int,
+    model: GPT, clean: Prompts | Task, corrupted: Prompts | None, *, metric: AnyMetric | None, direction: Direction,
+    groups: Groups | None, document_start: bool, memory: int,
 ) -> Pairs:  # fmt: skip
     """Check what every kind of patching is given; errors as of `activation_patching`."""
-    chosen = as_metric(metric)
     check_choice("direction", direction, get_args(Direction))
-    first, second = (
-        read_prompts(model.config, model.tokenizer, prompts, document_start=document_start)
-        for prompts in (clean, corrupted)
-    )
+    asked = read_asked(model, clean, corrupted, metric=metric, groups=groups, document_start=document_start)
+    if asked.corrupted is None:
+        raise BadPrompt("no corrupted prompts: give the partner of each clean one, or a task, which brings them")
+    first, second, chosen = asked.batch, asked.corrupted, asked.metric
     check_partners(first, second)
     if chosen.compares and direction == "denoise":
         raise UnknownName(
             f"metric {chosen.name!r} compares with the run that is patched, which in denoising is the corrupted one: "
             "use direction='noise', or logit_difference"
         )
-    n = len(first.ids)
-    of_call = {kind: list(members) for kind, members in (groups or {"prompt": range(n)}).items()}
-    for name, members in of_call.items():
-        if len(members) != n:
-            raise OutOfRange(f"groups[{name!r}]: {len(members)} numbers for {n} prompts")
     base, source = (first, second) if direction == "noise" else (second, first)
     measures = chosen.bind(model, base), chosen.bind(model, source)
-    return Pairs(model, first, second, direction, chosen, measures, of_call, memory)
+    return Pairs(model, first, second, direction, chosen, measures, asked.groups, memory)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,10 +156,7 @@ def run_patches(
     of_base, of_source = found.prompts["clean"], found.prompts["source"]
     done = ~of_base.isnan()
     of_clean, of_corrupted = (of_base, of_source) if pairs.direction == "noise" else (of_source, of_base)
-    groups = {
-        kind: [one for one, is_done in zip(members, done.tolist(), strict=True) if is_done]
-        for kind, members in pairs.groups.items()
-    }
+    groups = groups_of(pairs.groups, done.tolist())
     return Patched(of_clean[done], of_corrupted[done], values[:, done], groups, found.complete)
 
 

@@ -66,10 +66,13 @@ class Schedule:
     """Whether these are of everything that is recorded, or of the replaced sites alone."""
     more_numbers: int = 0
     """What new values take besides, for each token of a prompt."""
+    only: Sequence[int] | None = None
+    """The prompts that are run. None: all."""
 
     def blocks(self) -> list[list[int]]:
         """Prompts that are recorded together, shorter ones first."""
-        order = sorted(range(len(self.batch.ids)), key=lambda row: self.batch.lengths[row])
+        chosen = range(len(self.batch.ids)) if self.only is None else self.only
+        order = sorted(chosen, key=lambda row: self.batch.lengths[row])
         n = min(_PROMPTS_AT_ONCE, max(1, int(self.memory / 2 / self._prompt_bytes())))
         return [order[begin : begin + n] for begin in range(0, len(order), n)]
 
@@ -199,7 +202,9 @@ def run_schedule(
     finally:
         bar.close()
     values = {name: torch.cat([piece[name] for piece in found]) for name in found[0]}
-    return Finished(rows, values, of_prompts, complete=not of_prompts["clean"].isnan().any())
+    return Finished(
+        rows, values, of_prompts, complete=len(rows) == sum(len(chunk) for of_block in chunks for chunk in of_block)
+    )
 
 
 def _run_block(

@@ -7,35 +7,32 @@ Sources: Michel et al., "Are sixteen heads really better than one?" (2019); Chan
 resampling; McGrath et al., "The Hydra effect" (2023), for self-repair.
 """
 
-import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.errors import BadPrompt, OutOfRange, unknown_name
+from probe.errors import unknown_name
 from probe.gpt import GPT
-from probe.methods._replacement import Replacement, Value
-from probe.methods._reruns import CleanRun, Row, Table
-from probe.methods._schedule import MEMORY, Finished, Schedule, SweepPlan, run_schedule
+from probe.methods._asked import has_several
+from probe.methods._replacement import Value
+from probe.methods._schedule import MEMORY, SweepPlan
+from probe.methods._sweep import AFTER_THE_FIRST, Positions, prepare_sweep, read_setting
 from probe.methods._units import Unit, Units, list_units
-from probe.metrics import AnyMetric, Metric, as_metric, check_measured
-from probe.prompts import PromptBatch, Prompts, read_prompts
-from probe.provenance import provenance
+from probe.metrics import AnyMetric
+from probe.prompts import Prompts
 from probe.results import Result
-from probe.selection import Indices, select
+from probe.selection import Indices
 from probe.statistics import GridEvidence, Groups, grid_evidence
+from probe.tasks import Task
 
 if TYPE_CHECKING:
     import pandas
-
-AFTER_THE_FIRST = "after the first"
-Positions = Indices | Literal["after the first"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +123,7 @@ class AblationSweep(Result):
             "index": [unit.index for unit in self.units], "effect": self.effects.mean(1).tolist(),
             "direct": self.direct.mean(1).tolist(), "indirect": self.indirect.mean(1).tolist(),
         }  # fmt: skip
-        if _has_several(self.groups):
+        if has_several(self.groups):
             found = self.evidence
             columns |= {"low": found.low.tolist(), "high": found.high.tolist(), "marked": found.marked.tolist()}
             for name in ("p", "p_grid", "q"):
@@ -139,9 +136,9 @@ class AblationSweep(Result):
 
 def ablation_sweep(
     model: GPT,
-    prompts: Prompts,
+    prompts: Prompts | Task,
     *,
-    metric: AnyMetric,
+    metric: AnyMetric | None = None,
     units: Units = "heads",
     value: Value = "mean",
     positions: Positions = AFTER_THE_FIRST,
@@ -163,8 +160,9 @@ def ablation_sweep(
     layers from l on, many units and prompts share a pass, and only the logits that the metric reads are computed.
 
     Args:
+        prompts: or a task (`probe.load_task`), which brings its metric and groups.
         metric: `probe.logit_difference(...)` and the like, or a function of logits (row, 1, d_vocab) after the last
-            token.
+            token. None: the task's.
         units: "heads", "MLPs", "layers", "neurons" (of the one layer in `layers`), or a list of heads (layer, head)
             and of sets of heads that are taken out together.
         value: what stands in their place; see `Replacement`. The means and the resampled values are of the other
@@ -174,7 +172,8 @@ def ablation_sweep(
         layers: only these; None: all.
         reference: prompts to take means and resampled values from.
         n_draws: of resampling.
-        groups: which prompts are not independent: {"template": one number for each prompt, ...}. None: all are.
+        groups: which prompts are not independent: {"template": one number for each prompt, ...}. None: the task's, or
+            each prompt is.
         twin: an untrained model to do the same with (``probe.load_model(random=True)``).
         smallest_effect: in the metric's unit. None: what the metric says (2 % of the clean value, 0.02 nats).
         memory: bytes for recordings and batches; what that comes to is printed first. It sets speed, not numbers.
@@ -185,170 +184,46 @@ def ablation_sweep(
         UnknownName, OutOfRange: units, layers, heads, positions that do not exist; a budget too small (it says how much
             is needed).
         BadPrompt: no prompts; a target that is not one token; a reference that is empty or the prompt itself.
+        DifferentModel: a task in tokens of another model.
         BadShape, NumbersBroke: the metric gives another shape, or NaN, on the clean pass: before the sweep starts.
         NotSaved: the folder holds the batches of another call.
     """
-    prepared = _prepare(
-        model, prompts, metric=metric, units=units, value=value, positions=positions, layers=layers,
-        reference=reference, n_draws=n_draws, groups=groups, document_start=document_start, memory=memory, seed=seed,
+    setting = read_setting(
+        model, prompts, metric=metric, value=value, positions=positions, reference=reference, n_draws=n_draws,
+        groups=groups, document_start=document_start, memory=memory, seed=seed,
     )  # fmt: skip
-    with torch.no_grad():
-        found = prepared.run(folder, progress)
-    sweep = prepared.result(found, smallest_effect)
-    if twin is None:
-        return sweep
-    of_twin = ablation_sweep(
-        twin, [list(ids) for ids in prepared.schedule.batch.ids], metric=metric, units=units, value=value,
-        positions=positions, layers=layers, reference=reference, n_draws=n_draws, groups=groups,
-        smallest_effect=sweep.smallest_effect, memory=memory, seed=seed,
-        folder=None if folder is None else os.path.join(folder, "twin"), progress=progress,
+    kind, found = list_units(model.config, units, layers)
+    sweep = prepare_sweep(setting, found, named=kind if isinstance(units, str) else None)
+    of_twin = None
+    swept = sweep.run(folder, progress, f"ablating {kind}")
+    of = setting.asked.metric
+    least = of.smallest_effect(float(swept.clean.mean())) if smallest_effect is None else smallest_effect
+    if twin is not None:
+        of_twin = ablation_sweep(
+            twin, [list(ids) for ids in setting.asked.batch.ids], metric=of, units=units, value=value,
+            positions=positions, layers=layers, reference=reference, n_draws=n_draws, groups=setting.asked.groups,
+            smallest_effect=least, memory=memory, seed=seed,
+            folder=None if folder is None else os.path.join(folder, "twin"), progress=progress,
+        )  # fmt: skip
+    return AblationSweep(
+        kind=kind, units=found, value=value, replaced_by=sweep.replacement.described, positions=setting.positions,
+        metric=of.name, unit=of.unit, signed=of.signed, clean=swept.clean, effects=swept.effects,
+        direct=swept.direct.mean(-1), spread=swept.spread, groups=swept.groups, smallest_effect=least, twin=of_twin,
+        complete=swept.complete and (of_twin is None or of_twin.complete), seed=seed, manifest=sweep.manifest,
     )  # fmt: skip
-    return dataclasses.replace(sweep, twin=of_twin, complete=sweep.complete and of_twin.complete)
 
 
-def plan_ablation(model: GPT, prompts: Prompts, **arguments: Any) -> SweepPlan:
+def plan_ablation(
+    model: GPT, prompts: Prompts | Task, *, units: Units = "heads", layers: Indices = None, **arguments: Any
+) -> SweepPlan:
     """What `ablation_sweep` with these arguments would run: passes, bytes, time. Arguments and errors are the same."""
     for name in ("twin", "smallest_effect", "folder", "progress"):
         arguments.pop(name, None)
-    return _prepare(model, prompts, **{**_DEFAULTS, **arguments}).schedule.plan()
+    setting = read_setting(model, prompts, **{**_DEFAULTS, **arguments})
+    return prepare_sweep(setting, list_units(model.config, units, layers)[1]).plan()
 
 
 _DEFAULTS: dict[str, Any] = {
-    "units": "heads", "value": "mean", "positions": AFTER_THE_FIRST, "layers": None, "reference": None, "n_draws": 5,
-    "groups": None, "document_start": False, "memory": MEMORY, "seed": 0,
+    "metric": None, "value": "mean", "positions": AFTER_THE_FIRST, "reference": None, "n_draws": 5, "groups": None,
+    "document_start": False, "memory": MEMORY, "seed": 0,
 }  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class _Prepared:
-    """A call, checked; nothing has run yet."""
-
-    model: GPT
-    metric: Metric
-    kind: str
-    units: tuple[Unit, ...]
-    replacement: Replacement
-    positions: str
-    groups: Groups
-    schedule: Schedule
-    seed: int
-    manifest: Mapping[str, Any]
-
-    def run(self, folder: str | os.PathLike[str] | None, progress: bool) -> Finished:
-        return run_schedule(
-            self.schedule, self._begin, _measured, folder=folder, arguments=self.manifest, progress=progress,
-            description=f"ablating {self.kind}", prepare=self.replacement.prepare,
-        )  # fmt: skip
-
-    def result(self, found: Finished, smallest_effect: float | None) -> AblationSweep:
-        """The rows of all batches, put where they belong."""
-        every = found.prompts["clean"]
-        n_units, n_prompts, draws = len(self.units), len(every), self.replacement.n_draws
-        at = torch.tensor([[row.unit, prompt, row.source % draws] for prompt, row in found.rows], dtype=torch.long)
-        filled = {}
-        for name, values in found.values.items():
-            table = torch.full((n_units, n_prompts, draws), torch.nan)
-            table[at[:, 0], at[:, 1], at[:, 2]] = values
-            filled[name] = table - every[:, None]
-        done = ~every.isnan()
-        effects, direct = filled["total"][:, done], filled["direct"][:, done]
-        clean = every[done]
-        groups = {
-            kind: [one for one, is_done in zip(members, done.tolist(), strict=True) if is_done]
-            for kind, members in self.groups.items()
-        }
-        least = self.metric.smallest_effect(float(clean.mean())) if smallest_effect is None else smallest_effect
-        return AblationSweep(
-            kind=self.kind, units=self.units, value=self.replacement.value, replaced_by=self.replacement.described,
-            positions=self.positions, metric=self.metric.name, unit=self.metric.unit, signed=self.metric.signed,
-            clean=clean, effects=effects.mean(-1), direct=direct.mean(-1),
-            spread=effects.std(-1) if draws > 1 else torch.zeros(effects.shape[:2]), groups=groups,
-            smallest_effect=least, twin=None, complete=found.complete, seed=self.seed, manifest=self.manifest,
-        )  # fmt: skip
-
-    def _begin(self, clean: CleanRun, block: Sequence[int]) -> tuple[Table, dict[str, Tensor]]:
-        check_measured(self.metric, clean.clean, block)
-        return self.replacement.table(clean, block), {}
-
-
-def _prepare(
-    model: GPT, prompts: Prompts, *, metric: AnyMetric, units: Units, value: Value, positions: Positions,
-    layers: Indices, reference: Prompts | None, n_draws: int, groups: Groups | None, document_start: bool,
-    memory: int, seed: int,
-) -> _Prepared:  # fmt: skip
-    chosen = as_metric(metric)
-    batch = read_prompts(model.config, model.tokenizer, prompts, document_start=document_start)
-    kind, found = list_units(model.config, units, layers)
-    edited = edited_positions(batch, positions)
-    others = None
-    if reference is not None:
-        others = read_prompts(model.config, model.tokenizer, reference, document_start=document_start)
-    parts = [part for unit in found for part in unit.parts]
-    sites = tuple(dict.fromkeys(part.site for part in parts))
-    replacement = Replacement(
-        model, value, batch, sites=sites, layers=sorted({part.layer for part in parts}), edited=edited,
-        reference=others, n_draws=n_draws, seed=seed,
-    )  # fmt: skip
-    draws = 1 if value == "zero" else replacement.n_draws
-
-    def rows(block: Sequence[int]) -> list[Row]:
-        return [
-            Row(prompt, 0 if value == "zero" else prompt * draws + draw, unit.parts, edited[row], number)
-            for number, unit in enumerate(found)
-            for prompt, row in enumerate(block)
-            for draw in range(draws)
-        ]
-
-    measure = chosen.bind(model, batch)
-    schedule = Schedule(model, batch, measure, sites, rows, memory, copies=draws)
-    schedule.check()
-    where = positions if isinstance(positions, str) else "all" if positions is None else str(list(edited[0]))
-    of_call = {kind: list(members) for kind, members in (groups or {"prompt": range(len(batch.ids))}).items()}
-    for name, members in of_call.items():
-        if len(members) != len(batch.ids):
-            raise OutOfRange(f"groups[{name!r}]: {len(members)} numbers for {len(batch.ids)} prompts")
-    manifest = {
-        **provenance(model), "method": "ablation sweep", "prompts": [list(ids) for ids in batch.ids],
-        "method_arguments": {
-            "metric": chosen.name, "unit": chosen.unit,
-            "tokens": None if measure.tokens is None else measure.tokens.tolist(),
-            "units": kind if isinstance(units, str) else [unit.name for unit in found],
-            "layers": sorted({part.layer for part in parts}), "value": value,
-            "replaced_by": replacement.described, "positions": [list(one) for one in edited],
-            "reference": None if others is None else [list(ids) for ids in others.ids],
-            "n_draws": draws, "groups": of_call, "memory": memory, "seed": seed,
-        },
-    }  # fmt: skip
-    return _Prepared(model, chosen, kind, found, replacement, where, of_call, schedule, seed, manifest)
-
-
-def _measured(clean: CleanRun, rows: Sequence[Row], table: Table) -> dict[str, Tensor]:
-    prompts = torch.tensor([row.prompt for row in rows], device=clean.prompts.device)
-    return {
-        "total": clean.measured(clean.logits(rows, table), prompts),
-        "direct": clean.measured(clean.direct_logits(rows, table), prompts),
-    }
-
-
-def edited_positions(batch: PromptBatch, positions: Positions) -> list[tuple[int, ...]]:
-    """The positions of each prompt where something is replaced.
-
-    Raises:
-        BadPrompt: a prompt of one token, which has none after the first.
-        OutOfRange: a position that a prompt does not have.
-    """
-    if isinstance(positions, str):
-        if positions != AFTER_THE_FIRST:
-            raise unknown_name("choice of positions", positions, [AFTER_THE_FIRST])
-        if min(batch.lengths) < 2:
-            row = batch.lengths.index(1)
-            raise BadPrompt(f"prompt {row} has one token, and positions='after the first' leaves none of it")
-        return [tuple(range(1, length)) for length in batch.lengths]
-    if positions is None:
-        return [tuple(range(length)) for length in batch.lengths]
-    chosen = select(batch.lengths, positions=positions).chosen_positions
-    return [tuple(sorted(set(row))) for row in chosen]
-
-
-def _has_several(groups: Groups) -> bool:
-    return any(len(set(members)) > 1 for members in groups.values())

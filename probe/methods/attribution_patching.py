@@ -39,6 +39,7 @@ from probe.results import Result
 from probe.selection import Indices, select
 from probe.sites import full_name, site_dims
 from probe.statistics import Groups
+from probe.tasks import Task
 
 if TYPE_CHECKING:
     import pandas
@@ -114,11 +115,11 @@ class AttributionPatching(Result):
 
 def attribution_patching(
     model: GPT,
-    clean: Prompts,
-    corrupted: Prompts,
+    clean: Prompts | Task,
+    corrupted: Prompts | None = None,
     sites: PatchSite | Sequence[PatchSite] = "z",
     *,
-    metric: AnyMetric,
+    metric: AnyMetric | None = None,
     direction: Direction = "denoise",
     by: By | None = None,
     layers: Indices = None,

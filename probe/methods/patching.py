@@ -19,6 +19,7 @@ from torch import Tensor
 
 from probe.errors import OutOfRange, UnknownName, check_choice
 from probe.gpt import GPT
+from probe.methods._asked import has_several
 from probe.methods._patches import (
     LEAST_SHARE,
     By,
@@ -39,6 +40,7 @@ from probe.provenance import provenance
 from probe.results import Result
 from probe.selection import Indices, select
 from probe.statistics import GridEvidence, Groups, grid_evidence
+from probe.tasks import Task
 
 if TYPE_CHECKING:
     import pandas
@@ -120,7 +122,7 @@ class PatchingMap(Result):
         table = pandas.DataFrame([cell._asdict() for cell in self.cells]).astype({"head": "Int64", "position": "Int64"})
         table["recovered"] = self.recovered.tolist()
         table["effect"] = self.effects.mean(1).tolist()
-        if any(len(set(members)) > 1 for members in self.groups.values()):
+        if has_several(self.groups):
             found = self.evidence
             for name in ("low", "high", "p", "p_grid", "q", "marked"):
                 values = getattr(found, name)
@@ -130,11 +132,11 @@ class PatchingMap(Result):
 
 def activation_patching(
     model: GPT,
-    clean: Prompts,
-    corrupted: Prompts,
+    clean: Prompts | Task,
+    corrupted: Prompts | None = None,
     sites: PatchSite | Sequence[PatchSite] = "resid_pre",
     *,
-    metric: AnyMetric,
+    metric: AnyMetric | None = None,
     direction: Direction = "denoise",
     by: By | None = None,
     layers: Indices = None,
@@ -152,7 +154,8 @@ def activation_patching(
     Exact and batched like `ablation_sweep`: only what a patch can reach is computed.
 
     Args:
-        clean, corrupted: as many prompts each, partners of equal length in tokens.
+        clean, corrupted: as many prompts each, partners of equal length in tokens; or a task (`probe.load_task`)
+            alone, which brings both, metric and groups.
         direction: "denoise" puts clean values into the corrupted runs, "noise" corrupted values into the clean ones.
         by: what a place is. None: by position for the residual stream and what is added to it, by head for z, q, k, v
             and pattern. Keys and values have their own heads; of a pattern, a position is a query.

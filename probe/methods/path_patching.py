@@ -20,6 +20,7 @@ from torch import Tensor
 from probe.config import GPTConfig
 from probe.errors import OutOfRange, UnknownName, as_integer, check_choice, check_index
 from probe.gpt import GPT, Resid, affine
+from probe.methods._asked import has_several
 from probe.methods._patches import LEAST_SHARE, Direction, read_pairs, run_patches
 from probe.methods._reruns import CleanRun, Part, Row, Table
 from probe.methods._schedule import MEMORY
@@ -29,6 +30,7 @@ from probe.prompts import Prompts
 from probe.provenance import provenance
 from probe.results import Result
 from probe.statistics import GridEvidence, Groups, grid_evidence
+from probe.tasks import Task
 
 if TYPE_CHECKING:
     import pandas
@@ -90,7 +92,7 @@ class PathPatching(Result):
         table = pandas.DataFrame(self.senders, columns=["layer", "head"])
         table["effect"] = self.effects.mean(1).tolist()
         table["share"] = (self.effects.mean(1) / whole).tolist()
-        if any(len(set(members)) > 1 for members in self.groups.values()):
+        if has_several(self.groups):
             found = self.evidence
             for name in ("low", "high", "p", "p_grid", "q", "marked"):
                 table[f"share_{name}" if name in ("low", "high") else name] = getattr(found, name).tolist()
@@ -99,11 +101,11 @@ class PathPatching(Result):
 
 def path_patching(
     model: GPT,
-    clean: Prompts,
-    corrupted: Prompts,
-    receiver: Receiver,
+    clean: Prompts | Task,
+    corrupted: Prompts | None = None,
+    receiver: Receiver = "logits",
     *,
-    metric: AnyMetric,
+    metric: AnyMetric | None = None,
     senders: Sequence[Head] | None = None,
     direction: Direction = "noise",
     through_mlps: bool = False,

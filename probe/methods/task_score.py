@@ -8,14 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probe.errors import DifferentModel
 from probe.gpt import GPT
-from probe.prompts import read_prompts, str_tokens
+from probe.prompts import str_tokens
 from probe.provenance import provenance
 from probe.recording import record
 from probe.results import Result
 from probe.statistics import CONFIDENCE, Estimate, grid_evidence
-from probe.tasks import Task
+from probe.tasks import Task, check_tokens
 
 if TYPE_CHECKING:
     import pandas
@@ -96,7 +95,7 @@ def solve_task(model: GPT, task: Task, *, seed: int = 0) -> TaskScore:
         DifferentModel: a model that cuts the prompts into other tokens.
         ProbeError: prompts that the model cannot run (see `probe.record`).
     """
-    _check_tokens(model, task)
+    check_tokens(model, task)
     targets, against = torch.tensor(task.targets), torch.tensor(task.against)
     difference, place = _measure(model, task.prompts, targets, against)
     corrupted, _ = _measure(model, task.corrupted, targets, against)
@@ -115,19 +114,6 @@ def solve_task(model: GPT, task: Task, *, seed: int = 0) -> TaskScore:
             "targets": list(task.targets), "against": list(task.against), "method_arguments": {"seed": seed},
         },
     )  # fmt: skip
-
-
-def _check_tokens(model: GPT, task: Task) -> None:
-    if task.name == "induction":  # random tokens are as good as others to every model that has so many
-        return
-    if model.tokenizer is not None:
-        own = read_prompts(model.config, model.tokenizer, task.texts, document_start=task.document_start).ids
-        if own == task.prompts:
-            return
-    raise DifferentModel(
-        f"task {task.name!r} is in tokens of {task.manifest.get('model')!r}, and {model.name!r} cuts its prompts "
-        f"into others: load_task(model, {task.name!r}) makes it anew"
-    )
 
 
 def _measure(
