@@ -1,11 +1,14 @@
 """What several commands share: their options, loading a model, and how a result is shown and kept."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from probe.errors import OutOfRange, UnknownName
 
 Model = Annotated[
     str | None,
@@ -68,3 +71,32 @@ def show_result(result: Any, section: Any, *, out: Path | None, as_json: bool) -
 def print_json(value: Any) -> None:
     """One JSON document on stdout; NaN has no JSON, so it may not occur."""
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def read_names(option: str, given: str | None) -> list[str] | None:
+    """'a,b' -> ['a', 'b']."""
+    if given is None:
+        return None
+    found = [name.strip() for name in given.split(",") if name.strip()]
+    if not found:
+        raise UnknownName(f"--{option} {given!r} names nothing; leave it out to mean all")
+    return found
+
+
+def read_numbers(option: str, given: str | None) -> list[int] | None:
+    """'0-4,9' -> [0, 1, 2, 3, 4, 9]; '-1' is the last."""
+    if given is None:
+        return None
+    return [number for part in (read_names(option, given) or []) for number in _range(option, part)]
+
+
+def _range(option: str, part: str) -> range:
+    found = re.fullmatch(r"(-?\d+)(?:-(\d+))?", part)
+    if found is None:
+        raise OutOfRange(
+            f"--{option}: {part!r} is neither a number nor a range; expected something like '3' or '0-4,9'"
+        )
+    first, last = int(found[1]), int(found[2] or found[1])
+    if last < first:
+        raise OutOfRange(f"--{option}: the range {part!r} ends before it begins")
+    return range(first, last + 1)

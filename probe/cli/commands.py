@@ -4,7 +4,6 @@ Exit codes: 0 all is well, 1 a check failed, 2 bad input, 130 interrupted.
 """
 
 import os
-import re
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,12 +11,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from probe.cli._ablation import ablate, patch
 from probe.cli._directions import directions, steer
 from probe.cli._methods import attribute, heads, lens
-from probe.cli._options import AsJson, Model, load, print_json
+from probe.cli._options import AsJson, Model, load, print_json, read_names, read_numbers
 from probe.cli._talk import chat, generate
 from probe.cli._words import analogy, near
-from probe.errors import NotSaved, OutOfRange, ProbeError, UnknownName
+from probe.errors import NotSaved, ProbeError
 
 HELP = ("-h", "--help")
 
@@ -145,9 +145,9 @@ def record(
     from probe.terminal import messages
 
     arguments: dict[str, Any] = {
-        "sites": _names("sites", sites),
-        "layers": _numbers("layers", layers),
-        "positions": _numbers("positions", positions),
+        "sites": read_names("sites", sites),
+        "layers": read_numbers("layers", layers),
+        "positions": read_numbers("positions", positions),
         "document_start": document_start,
     }
     with messages().status("starting") as status:
@@ -169,6 +169,9 @@ EXAMPLES = {
     lens: "probe lens 'The capital of France is' --watch ' Paris' --out out/lens",
     attribute: "probe attribute 'The capital of France is' --token ' Paris' --against ' London'",
     heads: "probe heads 'When Mary and John went to the store, John gave a drink to Mary.'",
+    ablate: "probe ablate 'When Mary and John met, John gave a book to' --target ' Mary' --against ' John'",
+    patch: "probe patch 'When Mary and John met, John gave a book to' 'When Mary and John met, Mary gave a book to' "
+    "--target ' Mary' --against ' John'",
     generate: "probe generate 'Once upon a time there was a' --temperature 0.8 --show-distribution",
     chat: "probe chat 'What is the capital of France?' --temperature 0",
     directions: "probe directions plurality --source embed",
@@ -255,35 +258,6 @@ def _source_of(model: str | None) -> str:
     from probe.catalogue import DEFAULT_MODEL
 
     return DEFAULT_MODEL if model is None else model
-
-
-def _names(option: str, given: str | None) -> list[str] | None:
-    """'a,b' -> ['a', 'b']."""
-    if given is None:
-        return None
-    found = [name.strip() for name in given.split(",") if name.strip()]
-    if not found:
-        raise UnknownName(f"--{option} {given!r} names nothing; leave it out to mean all")
-    return found
-
-
-def _numbers(option: str, given: str | None) -> list[int] | None:
-    """'0-4,9' -> [0, 1, 2, 3, 4, 9]; '-1' is the last."""
-    if given is None:
-        return None
-    return [number for part in (_names(option, given) or []) for number in _range(option, part)]
-
-
-def _range(option: str, part: str) -> range:
-    found = re.fullmatch(r"(-?\d+)(?:-(\d+))?", part)
-    if found is None:
-        raise OutOfRange(
-            f"--{option}: {part!r} is neither a number nor a range; expected something like '3' or '0-4,9'"
-        )
-    first, last = int(found[1]), int(found[2] or found[1])
-    if last < first:
-        raise OutOfRange(f"--{option}: the range {part!r} ends before it begins")
-    return range(first, last + 1)
 
 
 def _check_writable(page: Path) -> None:

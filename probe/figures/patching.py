@@ -8,7 +8,7 @@ from probe.figures._maps import NAMED, Cells, cell_tables, head_map
 from probe.figures._marks import name_label, titled
 from probe.figures._noise import evidence_of, is_noise, noise_lines, prompts_line
 from probe.figures._theme import LONGEST_LABEL, Theme, ThemeName, find_theme, token_label
-from probe.methods.patching import PatchingMap
+from probe.methods.patching import PatchingMap, PatchSite
 from probe.methods.path_patching import PathPatching
 
 _MEANS = {
@@ -17,7 +17,7 @@ _MEANS = {
 }
 
 
-def patching_map(found: PatchingMap, *, site: str | None = None, theme: ThemeName = "light") -> go.Figure:
+def patching_map(found: PatchingMap, *, site: PatchSite | None = None, theme: ThemeName = "light") -> go.Figure:
     """How far patching each place moves the metric: layer by position, by head, or layers alone.
 
     In shares of clean minus corrupted, from the run that is patched: `recovered` when denoising, and `recovered` - 1
