@@ -2,7 +2,7 @@
 
 import pandas
 import torch
-from _script import Answer, Say, document_start, main, origin, start_in_words
+from _script import Answer, Say, document_start, main, origin, start_in_words, untrained_twin
 
 import probe
 from probe.figures.heads import copying_map, head_score_map
@@ -30,7 +30,7 @@ def ask(model: probe.GPT, quick: bool, say: Say) -> Answer:
     n_random = QUICK if quick else N_RANDOM
     scores = probe.head_scores(model, TEXTS[: 1 if quick else None], document_start=start, n_random=n_random)
     say("untrained twin")
-    twin = probe.head_scores(_twin(model), n_random=n_random)
+    twin = probe.head_scores(untrained_twin(model), n_random=n_random)
     say("circuits")
     copying, composition = probe.copying_scores(model), probe.composition_scores(model, into="k")
     return Answer(
@@ -47,14 +47,6 @@ def ask(model: probe.GPT, quick: bool, say: Say) -> Answer:
         ]),
         manifest=origin(model, texts=TEXTS, n_random=n_random, seed=0),
     )  # fmt: skip
-
-
-def _twin(model: probe.GPT) -> probe.GPT:
-    """The same shape with random weights, drawn with a fixed seed."""
-    generator = torch.Generator(model.device).manual_seed(0)
-    twin = probe.GPT(model.config, model.tokenizer, name="untrained").to(model.device)
-    twin.draw_weights(generator)
-    return twin
 
 
 def _kinds(scores: HeadScores, twin: HeadScores) -> PageSection:

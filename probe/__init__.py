@@ -16,11 +16,13 @@ from probe.generation import Generation, generate
 from probe.gpt import GPT
 from probe.interventions import Intervention, add, edit, project_out, replace, scale, zero
 from probe.methods.ablation import AblationSweep, ablation_sweep, plan_ablation
+from probe.methods.agreement import Agreement, agreement
 from probe.methods.analogies import evaluate_analogies, nearest_neighbours, solve_analogy
 from probe.methods.association import association_test, equalise, neutralise
 from probe.methods.attention import read_pair, read_pattern, similar_heads, value_weighted_pattern
 from probe.methods.attribution import LogitAttribution, attribution_sites, direct_logit_attribution
 from probe.methods.attribution_patching import AttributionPatching, attribution_patching
+from probe.methods.circuit_score import CircuitScore, score_circuit
 from probe.methods.circuits import (
     composition_scores,
     copying_scores,
@@ -30,6 +32,7 @@ from probe.methods.circuits import (
     qk_circuit,
 )
 from probe.methods.directions import Direction, Evaluation, evaluate_direction, fit_direction
+from probe.methods.head_search import HeadSearch, search_heads
 from probe.methods.heads import HeadScores, head_scores
 from probe.methods.layer_profile import LayerProfile, layer_profile
 from probe.methods.lens import lens_difference, logit_lens
@@ -59,7 +62,9 @@ from probe.words import WordVectors, load_word_vectors, word_vectors
 
 __all__ = [
     "AblationSweep",
+    "Agreement",
     "AttributionPatching",
+    "CircuitScore",
     "Direction",
     "DoseCurve",
     "ErasureTest",
@@ -68,12 +73,13 @@ __all__ = [
     "GPTConfig",
     "Generation",
     "HeadScores",
+    "HeadSearch",
     "Intervention",
     "LayerProfile",
     "LogitAttribution",
-    "ProbeError",
     "PatchingMap",
     "PathPatching",
+    "ProbeError",
     "Recording",
     "RecordingPlan",
     "RotaryScaling",
@@ -87,6 +93,7 @@ __all__ = [
     "ablation_sweep",
     "activation_patching",
     "add",
+    "agreement",
     "association_test",
     "attribution_patching",
     "attribution_sites",
@@ -137,7 +144,9 @@ __all__ = [
     "replace",
     "save_model",
     "scale",
+    "score_circuit",
     "score_text",
+    "search_heads",
     "similar_heads",
     "site_dims",
     "site_names",

@@ -1,8 +1,11 @@
 """What an ablation sweep takes out, one unit at a time: heads, MLPs, layers, neurons of a layer, sets of heads."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+import torch
 
 from probe.config import GPTConfig
 from probe.errors import OutOfRange, as_integer, check_choice, check_index
@@ -52,7 +55,7 @@ def list_units(config: GPTConfig, units: Units, layers: Indices) -> tuple[str, t
         return units, tuple(unit for layer in sorted(set(chosen)) for unit in _of_layer(config, units, layer))
     if layers is not None:
         raise OutOfRange("layers goes with a kind of units, such as units='heads'; listed heads name their layers")
-    found = tuple(_set(config, one) for one in units)
+    found = tuple(read_unit(config, one) for one in units)
     if not found:
         raise OutOfRange("units: the list is empty; give (layer, head) pairs, sets of them, or units='heads'")
     single = all(len(unit.parts) == 1 for unit in found)
@@ -73,16 +76,50 @@ def _of_layer(config: GPTConfig, kind: str, layer: int) -> list[Unit]:
     return [Unit(f"layer {layer}", (Part(layer, "attn_out"), Part(layer, "mlp_out")))]
 
 
-def _set(config: GPTConfig, given: Any) -> Unit:
+def read_unit(config: GPTConfig, given: Any) -> Unit:
+    """A head as (layer, head), or several that are taken out together.
+
+    Raises:
+        OutOfRange: neither, no heads, one that the model does not have, one twice.
+    """
     several = isinstance(given, (list, tuple, set, frozenset))
     heads: list[Any] = [given] if _is_head(given) else list(given) if several else [None]
     if not heads or not all(_is_head(head) for head in heads):
         raise OutOfRange(f"unit {given!r}: expected a head as (layer, head), or a list of such pairs")
-    parts = sorted({Part(layer, "z", head) for layer, head in (check_head(config, head) for head in heads)})
-    if len(parts) < len(heads):
+    checked = [check_head(config, head) for head in heads]
+    if len(set(checked)) < len(checked):
         raise OutOfRange(f"unit {given!r}: a head stands in it twice")
+    return unit_of_heads(checked)
+
+
+def unit_of_heads(heads: Sequence[Head]) -> Unit:
+    """These heads, taken out together."""
+    parts = tuple(Part(layer, "z", head) for layer, head in sorted(heads))
     names = [f"{part.layer}.{part.index}" for part in parts]
-    return Unit(" + ".join(names) if len(names) <= 6 else f"{len(names)} heads", tuple(parts))
+    return Unit(" + ".join(names) if len(names) <= 6 else f"{len(names)} heads", parts)
+
+
+def heads_of(unit: Unit) -> tuple[Head, ...]:
+    """The heads that a unit consists of."""
+    return tuple((part.layer, part.index) for part in unit.parts if part.index is not None)
+
+
+def all_heads(config: GPTConfig) -> list[Head]:
+    """Every head of a model, from the first layer up."""
+    return [(layer, head) for layer in range(config.n_layers) for head in range(config.n_heads)]
+
+
+def random_sets(config: GPTConfig, size: int, n: int, *, seed: int, but: Sequence[Head]) -> list[tuple[Head, ...]]:
+    """n different sets of so many heads, none of them `but`; all there are where that is fewer."""
+    heads, avoided = all_heads(config), set(but)
+    n = min(n, math.comb(len(heads), size) - (len(avoided) == size))
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[tuple[Head, ...], None] = {}
+    while len(drawn) < n:
+        one = tuple(heads[place] for place in sorted(torch.randperm(len(heads), generator=generator)[:size].tolist()))
+        if set(one) != avoided:
+            drawn[one] = None
+    return list(drawn)
 
 
 def check_head(config: GPTConfig, head: Head) -> Head:
