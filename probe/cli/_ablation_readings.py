@@ -12,6 +12,7 @@ from probe.prompts import str_tokens
 from probe.statistics import CONFIDENCE, MARKED, SIGNIFICANT
 from probe.tokens import show_token
 
+MOST_NAMED = 20
 _WHERE = {"after the first": "every position but the first", "all": "every position"}
 
 
@@ -76,10 +77,15 @@ def _trust(sweep: AblationSweep) -> list[str]:
         return [*lines, "One prompt has no interval: which of these effects another prompt would share is open. Give "
                 "several prompts of a kind."]  # fmt: skip
     found = sweep.evidence
+    names = [sweep.units[place].name for place in found.mean.abs().argsort(descending=True) if found.marked[place]]
     return [
         *lines,
-        f"{int(found.marked.sum())} of {len(sweep.units)} are {MARKED}. The smallest here: "
-        f"{found.smallest_effect:.3g} {sweep.unit}.",
+        f"{len(names)} of {len(sweep.units)} are {MARKED}. The smallest here: {found.smallest_effect:.3g} {sweep.unit}."
+        + (
+            f" Marked: {', '.join(names[:MOST_NAMED])}{' and more' if len(names) > MOST_NAMED else ''}."
+            if names
+            else ""
+        ),
         *(
             [f"{len(sweep.clean)} prompts cannot give a p below {found.smallest_p:.2g}: none can be marked."]
             if found.p_grid is not None and found.smallest_p > SIGNIFICANT

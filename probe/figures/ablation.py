@@ -1,4 +1,4 @@
-"""Figures of `methods/ablation.py`: which parts does the model need, and for what do later parts make up?"""
+"""Figures of `methods/ablation.py` and `methods/agreement.py`: which parts does the model need, by which measure?"""
 
 import math
 from collections.abc import Sequence
@@ -9,10 +9,11 @@ import plotly.graph_objects as go
 from probe.errors import OutOfRange
 from probe.figures._maps import NAMED as NAMED_CELLS
 from probe.figures._maps import cell_tables, head_map
-from probe.figures._marks import label_places, name_label, titled
-from probe.figures._noise import HATCH, evidence_of, is_noise, noise_lines, prompts_line
+from probe.figures._marks import label_places, name_label
+from probe.figures._noise import HATCH, evidence_of, is_noise, noise_lines, prompts_line, titled_below
 from probe.figures._theme import Theme, ThemeName, find_theme
 from probe.methods.ablation import AblationSweep
+from probe.methods.agreement import Agreement
 from probe.statistics import GridEvidence
 
 _ONE = {"heads": "head", "MLPs": "MLP", "layers": "layer", "neurons": "neuron", "sets of heads": "set of heads"}
@@ -20,6 +21,8 @@ NAMED = 8
 """Units that a scatter names: those with the largest effects by size, where there is room."""
 _CROWD = 60
 """Points that labels keep off, the largest by size: more takes seconds."""
+_DRAWN = 460, 400
+"""Width and height of a scatter (pixels), at least."""
 
 
 def ablation_map(sweep: AblationSweep, *, theme: ThemeName = "light") -> go.Figure:
@@ -42,7 +45,8 @@ def ablation_map(sweep: AblationSweep, *, theme: ThemeName = "light") -> go.Figu
         across=_ONE[sweep.kind], hovered=[f"head {head}" for head in cells.columns] if heads else [_ONE[sweep.kind]],
         hover="%{z:+.4f} " + sweep.unit, named=NAMED_CELLS if heads else len(cells.layers),
     )  # fmt: skip
-    return _explained(figure, sweep, evidence, look, height=max(300, 120 + 16 * len(cells.layers)))
+    title = f"Effect on {name_label(sweep.metric)} of taking out each {_ONE[sweep.kind]} ({sweep.unit})"
+    return _explained(figure, sweep, evidence, look, title, height=max(300, 120 + 16 * len(cells.layers)))
 
 
 def ablation_bars(sweep: AblationSweep, *, n: int = 15, theme: ThemeName = "light") -> go.Figure:
@@ -75,7 +79,8 @@ def ablation_bars(sweep: AblationSweep, *, n: int = 15, theme: ThemeName = "ligh
             )], hovertemplate="%{hovertext}<extra></extra>",
         )
     )  # fmt: skip
-    _explained(figure, sweep, evidence, look, height=100 + 22 * len(names), first=len(names))
+    title = f"The {len(names)} largest of {len(means)} effects on {name_label(sweep.metric)} ({sweep.unit})"
+    _explained(figure, sweep, evidence, look, title, height=100 + 22 * len(names))
     figure.update_xaxes(title_text=f"effect ({sweep.unit})", zeroline=True, zerolinecolor=look.muted)
     figure.update_yaxes(
         title_text="layer.head" if sweep.kind == "heads" else _ONE[sweep.kind],
@@ -91,7 +96,51 @@ def total_against_direct(sweep: AblationSweep, *, theme: ThemeName = "light") ->
     evidence = evidence_of(sweep)
     total, direct = sweep.effects.mean(1).tolist(), sweep.direct.mean(1).tolist()
     noise, repaired = is_noise(evidence, len(total)).tolist(), sweep.self_repair().tolist()
-    low, high = (end(*total, *direct, 0.0) for end in (min, max))
+    hover = [
+        f"{unit.name}<br>total {a:+.4f}, direct {b:+.4f}, indirect {a - b:+.4f} {sweep.unit}<br>self-repair: "
+        + ("direct effect too small to say" if math.isnan(share) else f"{share:.0%} of the direct effect")
+        for unit, a, b, share in zip(sweep.units, total, direct, repaired, strict=True)
+    ]
+    figure = _scatter(look, direct, total, [unit.name for unit in sweep.units], hover, hollow=noise)
+    figure.update_xaxes(title_text=f"direct effect ({sweep.unit})")
+    figure.update_yaxes(title_text=f"total effect ({sweep.unit})")
+    title = f"Total against direct effect on {name_label(sweep.metric)} ({sweep.unit})"
+    line = "on the line: all of it goes straight to the logits; nearer zero: self-repair"
+    return _explained(figure, sweep, evidence, look, title, height=490, more=[line], shown_as="open circles")
+
+
+def agreement_plot(found: Agreement, *, theme: ThemeName = "light") -> go.Figure:
+    """The effects of each unit measured in two ways; on the line, both say the same."""
+    look = find_theme(theme)
+    first, second = found.effects.tolist()
+    names = [unit.name for unit in found.units]
+    hover = [
+        f"{name}<br>first {a:+.4f}, second {b:+.4f} {found.unit}"
+        + (f"<br>among the {found.k} largest of both" if name in found.shared else "")
+        for name, a, b in zip(names, first, second, strict=True)
+    ]
+    figure = _scatter(look, first, second, names, hover, hollow=(~found.above).tolist())
+    figure.update_xaxes(title_text=f"effect in the first ({found.unit})")
+    figure.update_yaxes(title_text=f"effect in the second ({found.unit})")
+    n, least = int(found.above.sum()), f"{found.smallest_effect:.2g} {found.unit}"
+    pearson = "too few for one" if math.isnan(found.pearson) else f"{found.pearson:.2f}"
+    spearman = "none, one does not vary" if math.isnan(found.spearman) else f"{found.spearman:.2f}"
+    lines = [
+        f"first, in a unit's place: {found.names[0]}",
+        f"second: {found.names[1]}",
+        f"{len(found.shared)} of the {found.k} largest are the same",
+        f"Pearson correlation over the {n} with an effect of at least {least}: {pearson}",
+        f"Spearman (rank) correlation over all {len(names)}, most of which do little: {spearman}",
+        f"on the dashed line both say the same; open circles: below {least} in both",
+    ]
+    return titled_below(figure, look, f"Do two measurements of {name_label(found.metric)} agree?", lines, height=490)
+
+
+def _scatter(
+    look: Theme, x: list[float], y: list[float], names: list[str], hover: list[str], *, hollow: list[bool]
+) -> go.Figure:
+    """Units as points beside a diagonal, on two axes of one range; those that are largest by y are named."""
+    low, high = (end(*x, *y, 0.0) for end in (min, max))
     margin = 0.06 * (high - low or 1.0)
     ends = [low - margin, high + margin]
     figure = go.Figure(
@@ -102,61 +151,42 @@ def total_against_direct(sweep: AblationSweep, *, theme: ThemeName = "light") ->
     )  # fmt: skip
     figure.add_trace(
         go.Scatter(
-            x=direct, y=total, mode="markers", showlegend=False,
+            x=x, y=y, mode="markers", showlegend=False, hovertext=hover, hovertemplate="%{hovertext}<extra></extra>",
             marker={
-                "size": 8, "color": [look.panel if one else look.lines[0] for one in noise],
-                "line": {"color": look.lines[0], "width": 1.2}, "opacity": [0.8 if one else 0.95 for one in noise],
+                "size": 8, "color": [look.panel if one else look.lines[0] for one in hollow],
+                "line": {"color": look.lines[0], "width": 1.2}, "opacity": [0.8 if one else 0.95 for one in hollow],
             },
-            hovertext=[
-                f"{unit.name}<br>total {a:+.4f}, direct {b:+.4f}, indirect {a - b:+.4f} {sweep.unit}<br>self-repair: "
-                + ("direct effect too small to say" if math.isnan(share) else f"{share:.0%} of the direct effect")
-                for unit, a, b, share in zip(sweep.units, total, direct, repaired, strict=True)
-            ],
-            hovertemplate="%{hovertext}<extra></extra>",
         )
     )  # fmt: skip
-    order = np.argsort(-np.abs(total), kind="stable")[:_CROWD].tolist()
-    _name_points(figure, look, [direct[p] for p in order], [total[p] for p in order],
-                 [sweep.units[p].name for p in order], reach=ends[1] - ends[0])  # fmt: skip
-    _explained(
-        figure, sweep, evidence, look, height=520, shown_as="open circles",
-        more=["on the line: all goes straight to the logits; nearer zero: later parts make up for it (self-repair)"],
-    )  # fmt: skip
-    axis = {"range": ends, "zeroline": True, "zerolinecolor": look.grid}
-    figure.update_xaxes(axis, title_text=f"direct effect ({sweep.unit})")
-    figure.update_yaxes(axis, title_text=f"total effect ({sweep.unit})")
-    return figure
-
-
-def _name_points(
-    figure: go.Figure, look: Theme, x: list[float], y: list[float], names: list[str], *, reach: float
-) -> None:
-    """A label beside each of the first points, where there is room among all of them. `reach`: of both axes."""
-    across, up = ((max(values) - min(values)) / reach for values in (x, y))
-    places = label_places(x, y, names, width=900 * across, height=440 * up)
+    crowd = np.argsort(-np.abs(y), kind="stable")[:_CROWD].tolist()
+    x, y, names = ([values[place] for place in crowd] for values in (x, y, names))
+    width, height = (
+        (max(values) - min(values)) / (ends[1] - ends[0]) * size for values, size in ((x, _DRAWN[0]), (y, _DRAWN[1]))
+    )
+    places = label_places(x, y, names, width=width, height=height)
     shown = [row for row, place in enumerate(places[:NAMED]) if place is not None]
     figure.add_trace(
         go.Scatter(
-            x=[x[row] for row in shown], y=[y[row] for row in shown], text=[names[row] for row in shown], mode="text",
+            x=[x[row] for row in shown], y=[y[row] for row in shown], text=[names[row] for row in shown],
             textposition=[places[row] for row in shown], textfont={"size": 11, "color": look.text}, hoverinfo="skip",
-            showlegend=False,
+            mode="markers+text", marker={"size": 8, "opacity": 0}, showlegend=False,
         )
     )  # fmt: skip
+    axis = {"range": ends, "zeroline": True, "zerolinecolor": look.grid}
+    figure.update_layout(xaxis=axis, yaxis=axis)
+    return figure
 
 
 def _explained(
-    figure: go.Figure, sweep: AblationSweep, evidence: GridEvidence | None, look: Theme, *, height: int,
-    first: int | None = None, more: Sequence[str] = (), shown_as: str = "hatched",
+    figure: go.Figure, sweep: AblationSweep, evidence: GridEvidence | None, look: Theme, title: str, *, height: int,
+    more: Sequence[str] = (), shown_as: str = "hatched",
 ) -> go.Figure:  # fmt: skip
     """Title and the lines below it: what was measured, what stands in a unit's place, what is noise."""
-    one = _ONE[sweep.kind]
-    of = f"each {one}" if first is None else f"one {one} at a time, the largest {first} of {len(sweep.units)}"
     lines = [
         f"in its place: {sweep.replaced_by}; positions: {name_label(sweep.positions)}",
-        f"mean over {prompts_line(sweep)}; {float(sweep.clean.mean()):+.3f} with nothing taken out; below zero: lower "
-        "without it",
+        f"mean over {prompts_line(sweep)}; {float(sweep.clean.mean()):+.3f} {sweep.unit} with nothing taken out",
+        "below zero: lower without it",
         *more,
         *noise_lines(evidence, sweep.unit, shown_as=shown_as),
     ]
-    title = f"Effect on {name_label(sweep.metric)} ({sweep.unit}) of taking out {of}"
-    return titled(figure, look, title, *lines, height=height + 17 * len(lines))
+    return titled_below(figure, look, title, lines, height=height)

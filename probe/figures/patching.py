@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from probe.figures._maps import NAMED, Cells, cell_tables, head_map
-from probe.figures._marks import name_label, titled
-from probe.figures._noise import evidence_of, is_noise, noise_lines, prompts_line
+from probe.figures._marks import name_label
+from probe.figures._noise import evidence_of, is_noise, noise_lines, prompts_line, titled_below
 from probe.figures._theme import LONGEST_LABEL, Theme, ThemeName, find_theme, token_label
 from probe.methods.patching import PatchingMap, PatchSite
 from probe.methods.path_patching import PathPatching
@@ -93,5 +93,4 @@ def _map(
         f"{found.unit}, mean over {prompts_line(found, of='pair')}",
         *lines,
     ]
-    height = max(300, 130 + 16 * len(tables.layers)) + 17 * len(below)
-    return titled(figure, look, title, *below, height=height)
+    return titled_below(figure, look, title, below, height=max(300, 130 + 16 * len(tables.layers)))

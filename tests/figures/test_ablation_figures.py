@@ -10,7 +10,7 @@ import torch
 import probe
 from probe.errors import OutOfRange, UnknownName
 from probe.figures._theme import THEMES
-from probe.figures.ablation import ablation_bars, ablation_map, total_against_direct
+from probe.figures.ablation import ablation_bars, ablation_map, agreement_plot, total_against_direct
 from tests.tiny import tiny_model
 
 PROMPTS = [[(7 * row + 3 * place * place) % 50 for place in range(8)] for row in range(8)]
@@ -68,7 +68,7 @@ def test_a_title_says_what_was_measured_and_on_how_much(sweep, draw):
     shown = below(draw(sweep))
     for expected in (
         "5 - 7", "(logits)", "in its place: zero", "positions: after the first", "mean over 8 prompts",
-        f"{float(sweep.clean.mean()):+.3f} with nothing taken out", f"{int(sweep.evidence.marked.sum())} of 8 are",
+        f"{float(sweep.clean.mean()):+.3f} logits with nothing taken out", f"{int(sweep.evidence.marked.sum())} of 8 are",
     ):  # fmt: skip
         assert expected in shown
     part = dataclasses.replace(sweep, complete=False)
@@ -96,7 +96,7 @@ def test_a_map_is_centred_at_zero_unless_effects_cannot_go_below(sweep, model):
 @pytest.mark.parametrize("draw", FIGURES)
 def test_one_prompt_is_said_to_have_no_interval_and_nothing_is_hatched(single, draw):
     figure = draw(single)
-    assert "one prompt, or one group of prompts, has no interval" in below(figure)
+    assert "one prompt (or group of prompts) has no interval" in below(figure)
     assert "hatched" not in below(figure) and "open circles" not in below(figure)
     if draw is ablation_map:
         assert len(figure.data) == 1
@@ -156,3 +156,32 @@ def test_total_stands_against_direct_and_hover_says_the_rest(sweep):
         assert ("too small to say" if one != one else f"{one:.0%} of the direct") in text
     filled = [colour != THEMES["light"].panel for colour in points.marker.color]
     assert filled == sweep.evidence.marked.tolist()
+
+
+def test_agreement_is_drawn_with_its_three_numbers(sweep, model):
+    other = probe.ablation_sweep(
+        model, PROMPTS, metric=probe.logit_difference(5, 7), value="mean", layers=[0, 2], progress=False
+    )
+    found = probe.agreement(sweep, other, k=3)
+    figure = agreement_plot(found, theme="dark")
+    line, points, names = figure.data
+    np.testing.assert_allclose(points.x, sweep.effects.mean(1).numpy(), rtol=1e-6)
+    np.testing.assert_allclose(points.y, other.effects.mean(1).numpy(), rtol=1e-6)
+    assert list(line.x) == list(line.y) and figure.layout.paper_bgcolor == THEMES["dark"].background
+    shown = below(figure)
+    for said in (
+        f"{len(found.shared)} of the 3 largest are the same", f": {found.pearson:.2f}", f": {found.spearman:.2f}",
+        "in a unit's place: zero", "second: mean over all positions but 0",
+    ):  # fmt: skip
+        assert said in shown
+    assert [colour != THEMES["dark"].panel for colour in points.marker.color] == found.above.tolist()
+    assert ["among the 3 largest of both" in text for text in points.hovertext] == [
+        unit.name in found.shared for unit in found.units
+    ]
+    assert set(names.text) <= {unit.name for unit in found.units}
+
+
+def test_correlations_that_do_not_exist_are_said_not_to(sweep):
+    found = dataclasses.replace(probe.agreement(sweep, sweep, k=3), pearson=float("nan"), spearman=float("nan"))
+    shown = below(agreement_plot(found))
+    assert "nan" not in shown and "too few for one" in shown and "one does not vary" in shown
