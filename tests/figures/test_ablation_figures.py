@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -44,7 +45,8 @@ def single(model):
 
 
 def below(figure) -> str:
-    return figure.layout.title.text
+    """Title and lines as they are read, however they are broken."""
+    return " ".join(re.sub(r"<[^>]+>", " ", figure.layout.title.text).split())
 
 
 @pytest.mark.parametrize("draw", FIGURES)
