@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pandas
 from _script import Answer, Say, main, origin, start_in_words, untrained_twin
-from probe.figures.ablation import ablation_bars, ablation_map
 
 import probe
+from probe.figures.ablation import ablation_bars, ablation_map
 from probe.figures.page import PageSection, Table
 from probe.statistics import MARKED
 from probe.tasks import Task

@@ -4,9 +4,9 @@ import itertools
 
 import pandas
 from _script import Answer, Say, main, origin, start_in_words
-from probe.figures.ablation import agreement_plot
 
 import probe
+from probe.figures.ablation import agreement_plot
 from probe.figures.page import PageSection, Table
 from probe.methods.agreement import Agreement
 

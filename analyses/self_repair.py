@@ -3,9 +3,9 @@
 import pandas
 import torch
 from _script import Answer, Say, main, origin, start_in_words
-from probe.figures.ablation import total_against_direct
 
 import probe
+from probe.figures.ablation import total_against_direct
 from probe.figures.page import PageSection, Table
 from probe.statistics import grid_evidence
 
