@@ -63,11 +63,13 @@ def test_several_prompts_are_ablated_with_the_mean_and_tested(run, model, tmp_pa
     out = tmp_path / "out"
     shown, expected = text_of(run("ablate", *PROMPTS, *ASKED, "--out", out)), sweep(model, PROMPTS)
     found = expected.evidence
-    best = int(found.mean.abs().argmax())
-    assert (
-        f"{expected.units[best].name} {float(found.mean[best]):+.3f} {float(found.low[best]):+.3f} to "
-        f"{float(found.high[best]):+.3f} {float(expected.direct[best].mean()):+.3f}"
-    ) in shown
+    for row, unit in enumerate(expected.units):
+        assert (
+            f"{unit.name} {float(found.mean[row]):+.3f} {float(found.low[row]):+.3f} to {float(found.high[row]):+.3f} "
+            f"{float(expected.direct[row].mean()):+.3f} {float(expected.indirect[row].mean()):+.3f} "
+            f"{float(found.p_grid[row]):.3f}" + (" yes" if found.marked[row] else "")
+        ) in shown
+    assert shown.count(" yes ") == int(found.marked.sum()) < 12 and not found.p.equal(found.p_grid)
     assert "mean over all positions but 0 of the other prompts of the call (the default for several prompts)" in shown
     assert f"{int(found.marked.sum())} of 12 are marked: the 95 % interval leaves out zero" in shown
     assert {path.name for path in out.iterdir()} == {"table.csv", "manifest.json", "index.html"}
