@@ -4,14 +4,14 @@ import itertools
 
 import pandas
 from _script import Answer, Say, main, origin, start_in_words
-from probe.figures.ablation import agreement_plot
 
 import probe
+from probe.figures.ablation import agreement_plot
 from probe.figures.page import PageSection, Table
 from probe.methods.agreement import Agreement
 
 QUESTION = "Do zero, mean and resample ablation agree?"
-N_PROMPTS, QUICK, N_DRAWS = 50, 4, 3
+N_PROMPTS, QUICK, N_DRAWS = 50, 4, 2
 VALUES = ("zero", "mean", "resample")
 
 
