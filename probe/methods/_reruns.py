@@ -158,7 +158,9 @@ class CleanRun:
         """Add to the stream what replacing `old` by `new` makes the parts write, where the mask says."""
         change = new - old
         change = change * mask.view(*mask.shape, *[1] * (change.ndim - 2))
-        if edit.index is None:
+        if edit.index is None and edit.site == "z":
+            resid.index_add_(0, edit.rows, torch.einsum("rphd,hdm->rpm", change, self.model.W_O[edit.layer]))
+        elif edit.index is None:
             weight = self.model.W_out[edit.layer] if edit.site == "post" else None
             resid.index_add_(0, edit.rows, change if weight is None else change @ weight)
         elif edit.site == "post":

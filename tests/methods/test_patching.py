@@ -54,6 +54,7 @@ def test_each_place_equals_one_edited_pass(family, site, direction):
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize(("site", "by"), [
+    ("z", "layer"), ("z", "position"),
     ("z", "head and position"), ("q", "position"), ("k", "head and position"), ("pattern", "position"),
     ("mlp_out", "layer"), ("resid_post", "layer"), ("v", "layer"),
 ])  # fmt: skip
