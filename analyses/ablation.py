@@ -1,21 +1,24 @@
-"""Which heads and MLPs does the model need for each task? Each is replaced by its mean over other prompts."""
+"""Which heads and MLPs does the model need for each task, and does the rest make up for them where they are gone?"""
 
 from collections.abc import Sequence
 
 import pandas
+import torch
 from _script import Answer, Say, main, origin, start_in_words, untrained_twin
 
 import probe
-from probe.figures.ablation import ablation_bars, ablation_map
+from probe.figures.ablation import ablation_bars, ablation_map, total_against_direct
 from probe.figures.page import PageSection, Table
-from probe.statistics import MARKED
+from probe.statistics import MARKED, grid_evidence
 from probe.tasks import Task
 
-QUESTION = "Which heads does the model need for each task?"
+QUESTION = "Which heads does each task need, and is there self-repair?"
 N_PROMPTS, QUICK = 50, 4
-NAMED = 6
+NAMED, CLOSER = 6, 12
 """Units named in the tables."""
 KINDS = ("heads", "MLPs")
+REPAIR = ("indirect object", "capital")
+"""Tasks whose heads are looked at closer."""
 
 
 def ask(model: probe.GPT, quick: bool, say: Say) -> Answer:
@@ -41,10 +44,14 @@ def ask(model: probe.GPT, quick: bool, say: Say) -> Answer:
         ],
         sections=[
             _summary(tasks, sweeps), *(_largest(kind, tasks, sweeps) for kind in KINDS), _shared(tasks, sweeps),
+            *(_repair(task.name, sweeps[task.name, "heads"]) for task in tasks if task.name in REPAIR),
             _twin(tasks[0], first, twin),
         ],
         table=pandas.concat(
-            [sweep.to_dataframe().assign(task=task, units=kind) for (task, kind), sweep in sweeps.items()]
+            [
+                sweep.to_dataframe().assign(task=task, units=kind, repaired=sweep.self_repair().tolist())
+                for (task, kind), sweep in sweeps.items()
+            ]
             + [twin.to_dataframe().assign(task=tasks[0].name, units="heads of the untrained twin")]
         ),
         manifest=origin(model, tasks=[task.name for task in tasks], n=n, value="mean", seed=0),
@@ -112,6 +119,42 @@ def _shared(tasks: Sequence[Task], sweeps: Sweeps) -> PageSection:
     return PageSection(
         "Do tasks share heads?", "agreement", [words], table=Table(("task", "task", "correlation", "shared"), rows)
     )
+
+
+def _repair(name: str, sweep: probe.AblationSweep) -> PageSection:
+    """Where the rest of the model makes up for a head, its total effect is smaller than its direct one."""
+    indirect = grid_evidence(
+        sweep.indirect, sweep.groups, signed=sweep.signed, smallest_effect=sweep.smallest_effect, seed=sweep.seed
+    )
+    total, direct = sweep.effects.mean(1), sweep.direct.mean(1)
+    writes = direct.abs() >= sweep.smallest_effect
+    opposes = indirect.marked & (indirect.mean * direct < 0) & writes
+    share = sweep.self_repair()
+    order = torch.maximum(direct.abs(), total.abs()).argsort(descending=True, stable=True)[:CLOSER].tolist()
+    rows = [
+        (sweep.units[place].name, f"{float(total[place]):+.2f}", f"{float(direct[place]):+.2f}",
+         f"{float(indirect.mean[place]):+.2f} ({float(indirect.low[place]):+.2f} to "
+         f"{float(indirect.high[place]):+.2f})",
+         f"{float(share[place]):.0%}" if opposes[place] else "")
+        for place in order
+    ]  # fmt: skip
+    only_through_others = int((indirect.marked & ~writes).sum())
+    repaired = [sweep.units[place].name for place in range(len(total)) if opposes[place]]
+    among = share[opposes]
+    middle = f"; the middle one of their shares is {float(among.median()):.0%}" if len(among) else ""
+    words = (
+        "Direct: the head's own path to the logits, everything else as it was. Total: what really happens. "
+        "Total minus direct is indirect: later parts that used what the head wrote, or made up for it; only "
+        f"where it opposes the direct effect is it self-repair. {int(writes.sum())} of {len(total)} heads write "
+        f"at least {sweep.smallest_effect:.2f} logits directly; of these {len(repaired)} are partly made up for "
+        "(indirect effect against the direct one, marked over the grid): "
+        f"{', '.join(repaired) or 'none'}{middle}. {only_through_others} heads matter only through later parts."
+    )
+    return PageSection(
+        f"Is there self-repair? The task “{name}”", "total, direct, indirect effect", [words],
+        figures=[lambda theme: total_against_direct(sweep, theme=theme)],
+        table=Table(("head", "total", "direct", "indirect (interval)", "made up for"), rows),
+    )  # fmt: skip
 
 
 def _twin(task: Task, trained: probe.AblationSweep, twin: probe.AblationSweep) -> PageSection:

@@ -11,7 +11,7 @@ from probe.figures.page import PageSection, Table
 from probe.methods.agreement import Agreement
 
 QUESTION = "Do zero, mean and resample ablation agree?"
-N_PROMPTS, QUICK, N_DRAWS = 50, 4, 3
+N_PROMPTS, QUICK, N_DRAWS = 50, 4, 2
 VALUES = ("zero", "mean", "resample")
 
 
