@@ -22,13 +22,16 @@ comma := ,
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help tour test test-all check bench clean remake
+.PHONY: help tour dashboard test test-all check bench clean remake
 
 help:  ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 tour: $(VENV)/.base  ## fetch a real GPT, record one prompt, show what its values say; writes out/tour/
 	@$(BIN)/probe tour
+
+dashboard: $(VENV)/.dashboard  ## look around in the browser; ends with Ctrl-C
+	@$(BIN)/probe dashboard
 
 test: $(VENV)/.test  ## run the tests, but for the slow ones
 	@$(RUN) -m pytest
@@ -67,6 +70,10 @@ $(VENV)/.base: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.made pyproject.toml constraints.txt
 	$(call install,.[test])
+	@touch $(VENV)/.base $@
+
+$(VENV)/.dashboard: $(VENV)/.made pyproject.toml constraints.txt
+	$(call install,.[dashboard])
 	@touch $(VENV)/.base $@
 
 $(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt

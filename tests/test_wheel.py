@@ -1,5 +1,6 @@
 """The wheel holds the whole package and nothing else, and works where only it is installed."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -23,8 +24,8 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_the_wheel_holds_every_file_of_probe_and_nothing_else(wheel):
-    ours = {f.relative_to(ROOT).as_posix() for f in (ROOT / "probe").rglob("*") if f.is_file()}
-    ours = {name for name in ours if "__pycache__" not in name}
+    ours = {f.relative_to(ROOT).as_posix() for top in ("probe", "dashboards") for f in (ROOT / top).rglob("*.*")}
+    ours = {re.sub("^dashboards/", "probe_dashboards/", name) for name in ours if "__pycache__" not in name}
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert packed == ours and "probe/py.typed" in packed
 
@@ -38,6 +39,26 @@ def test_the_wheel_carries_licence_requirements_and_command(wheel):
     assert "The probe authors" in texts["licenses/LICENSE"]
     assert "Requires-Dist: torch>=" in texts["METADATA"] and "Name: probe-gpt" in texts["METADATA"]
     assert "probe = probe.cli:main" in texts["entry_points.txt"]
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_the_dashboard_of_the_installed_wheel_opens_in_an_empty_folder(wheel, tmp_path):
+    target, empty = tmp_path / "installed", tmp_path / "empty"
+    empty.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True)
+    code = f"""
+import sys
+sys.path.insert(0, {str(target)!r})
+from probe.cli._dashboard import find_app
+sys.path.insert(0, str(find_app().parent))
+from streamlit.testing.v1 import AppTest
+app = AppTest.from_file(str(find_app()), default_timeout=120).run()
+print(find_app(), [one.message for one in app.exception], app.subheader[0].value)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=empty, capture_output=True, text=True)
+    assert done.stdout.strip() == f"{target}/probe_dashboards/app.py [] Layer 0, head 0", done.stderr
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from probe.cli._ablation import ablate, patch
+from probe.cli._dashboard import dashboard
 from probe.cli._directions import directions, steer
 from probe.cli._methods import attribute, heads, lens
 from probe.cli._options import AsJson, Model, load, print_json, read_names, read_numbers
@@ -175,6 +176,7 @@ EXAMPLES = {
     generate: "probe generate 'Once upon a time there was a' --temperature 0.8 --show-distribution",
     chat: "probe chat 'What is the capital of France?' --temperature 0",
     directions: "probe directions plurality --source embed",
+    dashboard: "probe dashboard --port 8600",
     steer: "probe steer plurality --layer 12 --target ' are' --against ' is'",
 }
 """Commands that stand in files of their own."""

@@ -1,0 +1,181 @@
+// Every head's attention pattern as a thumbnail on one canvas. Hover previews, click or Enter chooses, arrows move, Esc
+// takes the preview back to the chosen head. Python hears of choices only; the selection comes in by a window event, so
+// that the payload with the pictures stays the same and is sent once.
+
+const GAP = 3, LABEL = 26, PREVIEW = 264, SMALLEST = 26, LARGEST = 46;
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  const root = parentElement.querySelector(".grid");
+  const canvas = root.querySelector("canvas.heads");
+  const preview = root.querySelector("canvas.preview");
+  const said = root.querySelector(".said");
+  const grid = read(data);
+  const dark = luminance(getComputedStyle(root).getPropertyValue("--st-background-color")) < 0.5;
+  const ink = getComputedStyle(root).getPropertyValue("--st-text-color").trim() || (dark ? "#e8eaed" : "#1b1f24");
+  const accent = dark ? "#f0934e" : "#b34700";
+  const ramp = colours(dark ? grid.dark : grid.light);
+  const pictures = grid.pictures.map((picture) => paint(picture, grid.size, ramp));
+  let shown = { layer: 0, head: 0, overlay: "pattern", sort: "layer" };
+  let at = 0, hovered = null, places = [];
+
+  function layout() {
+    const width = Math.max(280, root.clientWidth - PREVIEW - 24);
+    const sorted = shown.sort !== "layer" && grid.scores[shown.sort];
+    const order = grid.pictures.map((_, number) => number);
+    if (sorted) order.sort((a, b) => sorted[b] - sorted[a] || a - b);
+    let columns = grid.heads, blocks = 1, cell = LARGEST;
+    const spread = (n) => Math.floor((width - n * LABEL) / (n * grid.heads)) - GAP;
+    for (let n = 1; n <= grid.layers; n++) if (spread(n) >= SMALLEST) blocks = n;
+    cell = Math.min(LARGEST, Math.max(18, spread(blocks)));
+    const perBlock = Math.ceil(grid.layers / blocks), step = cell + GAP;
+    if (sorted) columns = Math.max(1, Math.floor(width / step));
+    places = order.map((number, place) => {
+      if (sorted) return { number, x: (place % columns) * step, y: 18 + Math.floor(place / columns) * (step + 12) };
+      const layer = Math.floor(number / grid.heads), head = number % grid.heads;
+      const block = Math.floor(layer / perBlock);
+      return { number, x: LABEL + block * (LABEL + grid.heads * step) + head * step, y: 18 + (layer % perBlock) * step };
+    });
+    const bottom = Math.max(...places.map((place) => place.y)) + cell + 14;
+    const right = Math.max(...places.map((place) => place.x)) + cell + 4;
+    const ratio = window.devicePixelRatio || 1;
+    canvas.width = right * ratio; canvas.height = bottom * ratio;
+    canvas.style.width = right + "px"; canvas.style.height = bottom + "px";
+    const pen = canvas.getContext("2d");
+    pen.scale(ratio, ratio);
+    pen.font = "11px system-ui, sans-serif"; pen.fillStyle = ink; pen.textBaseline = "middle"; pen.textAlign = "center";
+    const score = grid.scores[shown.overlay], most = score ? Math.max(1e-9, ...score) : 1;
+    for (const { number, x, y } of places) {
+      if (score) {
+        pen.fillStyle = css(ramp[Math.round(255 * Math.max(0, score[number]) / most)]);
+        pen.fillRect(x, y, cell, cell);
+      } else {
+        pen.drawImage(pictures[number], x, y, cell, cell);
+      }
+      pen.strokeStyle = number === chosen() ? accent : dark ? "#454c54" : "#c9d1d9";
+      pen.lineWidth = number === chosen() ? 3 : 1;
+      pen.strokeRect(x + 0.5, y + 0.5, cell - 1, cell - 1);
+      pen.fillStyle = ink;
+      if (sorted) pen.fillText(name(number, "."), x + cell / 2, y + cell + 7);
+      else {
+        if (number % grid.heads === 0) { pen.textAlign = "right"; pen.fillText(Math.floor(number / grid.heads), x - 6, y + cell / 2); pen.textAlign = "center"; }
+        if (y === 18) pen.fillText(number % grid.heads, x + cell / 2, 8);
+      }
+    }
+    if (hovered !== null) mark(hovered);
+    function mark(number) {
+      const place = places.find((one) => one.number === number);
+      pen.strokeStyle = ink; pen.lineWidth = 2; pen.strokeRect(place.x + 1, place.y + 1, cell - 2, cell - 2);
+    }
+    layout.cell = cell;
+  }
+
+  const chosen = () => shown.layer * grid.heads + shown.head;
+  const name = (number, between = "H") => (between === "." ? "" : "L") + Math.floor(number / grid.heads) + between + (number % grid.heads);
+
+  function show(number) {
+    const ratio = window.devicePixelRatio || 1;
+    preview.width = preview.height = PREVIEW * ratio;
+    const pen = preview.getContext("2d");
+    pen.imageSmoothingEnabled = grid.size < grid.tokens.length;
+    pen.drawImage(pictures[number], 0, 0, preview.width, preview.height);
+    const scores = Object.entries(grid.scores).map(([what, values]) => what + " " + values[number].toFixed(2)).join(", ");
+    said.textContent = name(number) + (number === chosen() ? " (chosen)" : "") + ". " + strongest(number) + scores + ".";
+  }
+
+  function strongest(number) {
+    if (grid.size !== grid.tokens.length) return "Pooled to " + grid.size + " by " + grid.size + ". ";
+    const last = grid.size - 1, picture = grid.pictures[number];
+    let best = 0;
+    for (let key = 1; key <= last; key++) if (picture[last * grid.size + key] > picture[last * grid.size + best] || best === 0) best = key;
+    const weight = (picture[last * grid.size + best] / 255) ** 2;
+    return "The last token ‘" + grid.tokens[last] + "’ looks about " + (100 * weight).toFixed(0) + " % at ‘" + grid.tokens[best] + "’ [" + best + "]. ";
+  }
+
+  function under(event) {
+    const box = canvas.getBoundingClientRect(), x = event.clientX - box.left, y = event.clientY - box.top;
+    const place = places.find((one) => x >= one.x && x < one.x + layout.cell + GAP && y >= one.y && y < one.y + layout.cell + GAP);
+    return place ? place.number : null;
+  }
+
+  function hover(number) {
+    if (number === hovered) return;
+    hovered = number;
+    layout();
+    show(number === null ? chosen() : number);
+  }
+
+  function choose(number) {
+    shown = { ...shown, layer: Math.floor(number / grid.heads), head: number % grid.heads };
+    hovered = null;
+    layout(); show(number);
+    setTriggerValue("picked", [shown.layer, shown.head]);
+  }
+
+  function key(event) {
+    const from = places.findIndex((one) => one.number === (hovered === null ? chosen() : hovered));
+    const column = (a, b) => Math.abs(places[a].x - places[b].x) < 2;
+    const steps = { ArrowLeft: from - 1, ArrowRight: from + 1 };
+    if (event.key === "ArrowUp") { steps.ArrowUp = from - 1; while (steps.ArrowUp >= 0 && !column(steps.ArrowUp, from)) steps.ArrowUp--; }
+    if (event.key === "ArrowDown") { steps.ArrowDown = from + 1; while (steps.ArrowDown < places.length && !column(steps.ArrowDown, from)) steps.ArrowDown++; }
+    if (event.key in steps) { event.preventDefault(); const to = places[steps[event.key]]; if (to) hover(to.number); }
+    if (event.key === "Enter" || event.key === " ") { event.preventDefault(); if (hovered !== null) choose(hovered); }
+    if (event.key === "Escape") hover(null);
+  }
+
+  function selected(event) {
+    shown = { ...shown, ...event.detail };
+    layout(); show(hovered === null ? chosen() : hovered);
+  }
+
+  canvas.onmousemove = (event) => hover(under(event));
+  canvas.onmouseleave = () => hover(null);
+  canvas.onclick = (event) => { const number = under(event); if (number !== null) choose(number); };
+  canvas.onkeydown = key;
+  canvas.setAttribute("aria-label", "Attention patterns of " + grid.layers + " layers of " + grid.heads + " heads; arrow keys move, Enter chooses");
+  window.addEventListener("probe-selection", selected);
+  const resized = new ResizeObserver(() => layout());
+  resized.observe(root);
+  if (window.probeSelection) shown = { ...shown, ...window.probeSelection };
+  layout(); show(chosen());
+  return () => { window.removeEventListener("probe-selection", selected); resized.disconnect(); };
+}
+
+function read(data) {
+  const bytes = data instanceof Uint8Array ? data : new Uint8Array(data);
+  const length = new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0, true);
+  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
+  const each = header.size * header.size, begin = 4 + length;
+  const n = header.layers * header.heads;
+  header.pictures = Array.from({ length: n }, (_, number) => bytes.subarray(begin + number * each, begin + (number + 1) * each));
+  return header;
+}
+
+function paint(picture, size, ramp) {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = size;
+  const pen = canvas.getContext("2d"), image = pen.createImageData(size, size);
+  for (let row = 0; row < size; row++) for (let column = 0; column < size; column++) {
+    const place = row * size + column, colour = ramp[picture[place]];
+    const hidden = column > row;
+    image.data.set(hidden ? [128, 128, 128, 26] : [...colour, 255], 4 * place);
+  }
+  pen.putImageData(image, 0, 0);
+  return canvas;
+}
+
+function colours(stops) {
+  const parts = stops.map((stop) => [1, 3, 5].map((place) => parseInt(stop.slice(place, place + 2), 16)));
+  return Array.from({ length: 256 }, (_, value) => {
+    const along = (value / 255) * (parts.length - 1), low = Math.min(Math.floor(along), parts.length - 2);
+    return parts[low].map((channel, which) => Math.round(channel + (parts[low + 1][which] - channel) * (along - low)));
+  });
+}
+
+const css = (colour) => "rgb(" + colour.join(",") + ")";
+
+function luminance(colour) {
+  const hex = colour.trim();
+  if (!hex.startsWith("#")) return 1;
+  const [red, green, blue] = [1, 3, 5].map((place) => parseInt(hex.slice(place, place + 2), 16) / 255);
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+}

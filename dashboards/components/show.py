@@ -1,0 +1,54 @@
+"""How every page shows a result: figures in the reader's light or dark, the table, downloads, and the code for it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from probe.figures._theme import ThemeName
+from probe.figures.page import PageSection, html_page
+from probe.results import Result
+
+
+def theme() -> ThemeName:
+    """That of the reader's browser."""
+    return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def figure(drawn: go.Figure, *, key: str) -> None:
+    """A figure with buttons to save it as PNG or SVG; drawn by the browser, from plotly's own file on this server."""
+    buttons = {"toImageButtonOptions": {"format": "svg", "filename": key, "scale": 2}, "displaylogo": False}
+    st.plotly_chart(drawn, theme=None, key=key, config=buttons)
+
+
+def keep(
+    result: Result, code: str, *, name: str, heading: str, caption: str,
+    draw: Sequence[Callable[[ThemeName], go.Figure]] = (),
+) -> None:  # fmt: skip
+    """What the numbers are and are not, the code that gives them, the table behind the figure, downloads."""
+    st.caption(caption)
+    with st.expander("Copy as Python"):
+        st.code(code, language="python")
+    with st.expander("The numbers, and downloads"):
+        table = result.to_dataframe()
+        st.dataframe(table, height=260)
+        columns = st.columns(3)
+        columns[0].download_button("Table (CSV)", table.to_csv(index=False), f"{name}.csv", key=f"{name}-csv")
+        columns[1].download_button(
+            "Manifest (JSON)", result.files()["manifest.json"], f"{name}.json", key=f"{name}-json",
+            help="Model, versions, prompt and arguments: what is needed to repeat it.",
+        )  # fmt: skip
+        if draw:
+            section = PageSection(heading, "dashboard", [caption], figures=list(draw), code=code.splitlines())
+            columns[2].download_button(
+                "Figures (HTML)", lambda: html_page(heading, [], [section]), f"{name}.html", key=f"{name}-html"
+            )
+
+
+def shown(value: Any) -> str:
+    """Text that Streamlit takes for nothing but text."""
+    return "".join(f"\\{letter}" if letter in _MARKUP else letter for letter in str(value))
+
+
+_MARKUP = set("\\`*_{}[]()#+-.!|<>$:~^&\"'")

@@ -1,0 +1,147 @@
+"""Heads: every head's attention at once, and one of them in detail."""
+
+import dataclasses
+
+import pandas
+import plotly.graph_objects as go
+import streamlit as st
+from components.controls import Selection, set_head
+from components.head_grid import head_grid
+from components.show import figure, keep, shown, theme
+from state import ONE_HEAD, layer_recording, overview
+
+import probe
+from probe.figures._theme import ThemeName
+from probe.figures.attention import attention_heatmap
+from probe.methods.attention import HeadPattern, read_look
+from probe.methods.heads import SCORES
+from probe.tokens import show_token
+
+ABOUT = {
+    "pattern": "Each picture is one head: rows look, columns are looked at; darker is more.",
+    "previous token": "How much each token looks at the one just before it.",
+    "duplicate token": "How much a token that came before looks at its earlier place.",
+    "induction": "How much a token that came before looks at what followed it then.",
+    "first token": "How much goes to the first token, where heads rest that have nothing to say.",
+    "entropy": "How evenly a head spreads its attention over what it sees.",
+    "distance": "How far back a head looks.",
+}
+
+
+def page(chosen: Selection) -> None:
+    """Grid, then the chosen head."""
+    st.header("Where does each word look? (attention heads)")
+    found = overview(chosen.model_name, chosen.ids)
+    columns = st.columns(2)
+    overlay = columns[0].selectbox(
+        "Show in the grid", [name for name in ABOUT if name == "pattern" or name in found.scores], key="overlay",
+        bind="query-params",
+    )  # fmt: skip
+    sort = columns[1].selectbox(
+        "Sort by", ["layer", *(name for name in SCORES if name in found.scores)], key="sort", bind="query-params"
+    )
+    st.caption(f"{ABOUT[overlay]} Point to preview, click to choose; with the keyboard: arrows, Enter, Esc.")
+    head_grid(found, chosen.layer, chosen.head, overlay=overlay, sort=sort, on_pick=set_head)
+    st.subheader(f"Layer {chosen.layer}, head {chosen.head}")
+    if len(chosen.ids) > ONE_HEAD:
+        st.info(f"A single head is shown in full up to {ONE_HEAD} tokens; this text has {len(chosen.ids):,}.")
+        return
+    _one_head(chosen)
+
+
+def _one_head(chosen: Selection) -> None:
+    recording = layer_recording(chosen.model_name, chosen.ids, chosen.layer)
+    weighted = st.toggle(
+        "Weigh by what is passed on", key="weighted", bind="query-params",
+        help="Attention times the length of what the head would write for each token: a head can rest on a token "
+        "without taking anything from it (value-weighted pattern).",
+    )  # fmt: skip
+    plain = probe.read_pattern(recording, chosen.layer, chosen.head)
+    pattern = (
+        probe.value_weighted_pattern(chosen.model, recording, chosen.layer, chosen.head) if weighted else plain
+    )  # fmt: skip
+    hide = st.toggle(
+        "Leave out the first token", key="hide_first", bind="query-params", disabled=len(chosen.ids) < 3,
+        help="Heads that have nothing to say rest there; without it the other weights can be seen.",
+    )  # fmt: skip
+    if hide and len(chosen.ids) >= 3:
+        mass = float(pattern.pattern[1:, 0].mean())
+        st.caption(f"Left out: {mass:.1%} of the attention, on average over the rows. The largest weight is darkest.")
+    st.markdown(_in_words(chosen, plain))
+    left, right = st.columns([3, 2])
+    with left:
+        figure(_drawn(pattern, hide, theme()), key="pattern")
+    with right:
+        _row(chosen, recording, plain)
+    keep(
+        pattern, _code(chosen, weighted), name=f"head-{chosen.layer}-{chosen.head}",
+        heading=f"Layer {chosen.layer}, head {chosen.head}",
+        caption="Attention weights: how much of each token’s value this head takes. They say where information could "
+        "come from, not whether it is used: for that, take the head out (ablation).",
+        draw=[lambda theme: _drawn(pattern, hide, theme)],
+    )  # fmt: skip
+
+
+def _drawn(pattern: HeadPattern, hide: bool, theme: ThemeName) -> go.Figure:
+    if not hide or len(pattern.str_tokens) < 3:
+        return attention_heatmap(pattern, theme=theme)
+    weights = pattern.pattern.clone()
+    weights[:, 0] = 0.0
+    return attention_heatmap(
+        dataclasses.replace(pattern, pattern=weights), theme=theme, largest=float(weights[1:].max().clamp(min=1e-3))
+    )
+
+
+def _in_words(chosen: Selection, pattern: HeadPattern) -> str:
+    row = pattern.pattern[chosen.query]
+    best = int(row.argmax())
+    return (
+        f"**L{chosen.layer}H{chosen.head}**: {_token(chosen, chosen.query)} looks {float(row[best]):.1%} at "
+        f"{_token(chosen, best)}" + (
+            f" and {float(row[chosen.key]):.1%} at {_token(chosen, chosen.key)}." if chosen.key != best else "."
+        )
+    )  # fmt: skip
+
+
+def _token(chosen: Selection, place: int) -> str:
+    return f"‘{shown(show_token(chosen.str_tokens[place]))}’ \\[{place}\\]"
+
+
+def _row(chosen: Selection, recording: probe.Recording, pattern: HeadPattern) -> None:
+    """What the chosen token sees, token by token."""
+    st.markdown(f"What {_token(chosen, chosen.query)} sees (query · key, softmax, value)")
+    look = read_look(recording, chosen.layer, chosen.head, position=chosen.query)
+    table = pandas.DataFrame(
+        {
+            "to": [f"{place}  {show_token(text)}" for place, text in enumerate(look.str_tokens)],
+            "score": look.scores.tolist(), "weight": look.weights.tolist(), "value length": look.value_lengths.tolist(),
+        }
+    )  # fmt: skip
+    st.dataframe(
+        table, hide_index=True, height=300,
+        column_config={
+            "score": st.column_config.NumberColumn(format="%.2f", help="query · key, scaled, before the softmax"),
+            "weight": st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0),
+            "value length": st.column_config.NumberColumn(format="%.2f", help="how much there is to take"),
+        },
+    )  # fmt: skip
+    if chosen.key > chosen.query:
+        st.caption("The key comes after the query: the mask hides it, so its weight is 0.")
+        return
+    pair = probe.read_pair(recording, chosen.layer, chosen.head, chosen.query, chosen.key)
+    st.caption(
+        f"From {chosen.query} to {chosen.key}: query · key = {pair.score:.3f}, the sum of {len(pair.terms)} products; "
+        f"after the softmax over {chosen.query + 1} tokens: {pair.weight:.4f}."
+    )
+
+
+def _code(chosen: Selection, weighted: bool) -> str:
+    turned = "rot_" if chosen.model.config.positions == "rotary" else ""
+    sites = ["pattern", "attn_scores", f"{turned}q", f"{turned}k", "v"]
+    read = "probe.value_weighted_pattern(model, recording" if weighted else "probe.read_pattern(recording"
+    return chosen.code(
+        f"recording = probe.record(model, prompt, sites={sites}, layers=[{chosen.layer}], "
+        "document_start=document_start)",
+        f"head = {read}, {chosen.layer}, {chosen.head})",
+        f"print(head.pattern[{chosen.query}])  # where the token at {chosen.query} looks",
+    )

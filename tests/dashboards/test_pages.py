@@ -1,0 +1,161 @@
+"""Every page opens, every widget moves, and no prompt breaks a page; without a browser, on a tiny model from disk."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+from views import PAGES
+
+import probe
+from probe.cli._dashboard import MODELS
+from probe.config import GPTConfig
+
+pytestmark = pytest.mark.model  # the tokenizer is the default model's
+
+APP = Path(__file__).parents[2] / "dashboards" / "app.py"
+HURTING = {
+    "empty": "",
+    "one token": "a",
+    "emoji and partial UTF-8": "a 👩‍👩‍👧 b \u0301 \ud83d".encode("utf-8", "replace").decode() + "\x00\x7f",
+    "HTML": "<script>alert(1)</script> <b>bold</b> &amp;",
+    "Markdown": "# title\n**bold** [link](http://example.com) `code` | a | b |",
+    "LaTeX": r"$\frac{a}{b}$ and $$x^2$$ cost $5",
+    "newlines": "a\n\n\tb\r\n c",
+    "right to left": "שלום עולם مرحبا بالعالم",
+    "2,000 tokens": "word " * 2000,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(default_model, tmp_path_factory) -> Path:
+    """A model of three tiny layers with the default model's tokenizer, saved as users save theirs."""
+    torch.manual_seed(0)
+    config = GPTConfig(
+        n_layers=3, d_model=16, n_heads=4, d_head=4, d_mlp=16, d_vocab=default_model.config.d_vocab, n_ctx=2100,
+        norm="rms", positions="rotary", activation="silu", gated_mlp=True, qkv_bias=False, attn_out_bias=False,
+        mlp_bias=False,
+    )  # fmt: skip
+    model = probe.GPT(config, tokenizer=default_model.tokenizer, name="tiny")
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    probe.save_model(model, folder)
+    return folder
+
+
+@pytest.fixture
+def open_page(tiny_folder, monkeypatch):
+    """Opens one page of the app with these parameters in the URL."""
+    from streamlit.testing.v1 import AppTest
+    from streamlit.util import calc_hash
+
+    monkeypatch.setenv(MODELS, str(tiny_folder))
+
+    def opened(page: str, **parameters: str):
+        app = AppTest.from_file(str(APP), default_timeout=120)
+        if page != next(iter(PAGES)):
+            app._page_hash = calc_hash(page)
+        for name, value in parameters.items():
+            app.query_params[name] = value
+        return app.run()
+
+    return opened
+
+
+def right(app) -> None:
+    assert not app.exception, [one.message for one in app.exception]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_opens_with_a_prompt_analysed_and_every_widget_moves(page, open_page):
+    app = open_page(page)
+    right(app)
+    assert not app.error and app.header
+    for kind in ("selectbox", "toggle", "number_input", "slider", "checkbox", "text_input"):
+        for key in [one.key for one in getattr(app, kind)]:
+            if key in ("model", None):
+                continue
+            widget = getattr(app, kind)(key=key)
+            if widget.disabled:
+                continue
+            if kind == "selectbox":
+                widget.select_index(len(widget.options) - 1)
+            elif kind in ("toggle", "checkbox"):
+                widget.set_value(not widget.value)
+            elif kind == "text_input":
+                widget.set_value(widget.value + " x")
+            else:
+                widget.set_value(widget.max if widget.max is not None else widget.value)
+            app.run()
+            right(app)
+            assert not app.error, (key, [one.value for one in app.error])
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("case", HURTING)
+def test_no_prompt_breaks_a_page(page, case, open_page):
+    app = open_page(page)
+    app.text_area(key="prompt").set_value(HURTING[case]).run()
+    right(app)
+    if case == "empty":
+        app.toggle(key="start").set_value(False).run()
+        right(app)
+        assert "empty" in app.error[0].value
+        app.text_area(key="prompt").set_value("a b c").run()
+        assert not app.error and app.header  # the page is usable again
+
+
+def test_a_link_opens_what_it_names_and_what_is_not_there_falls_back(open_page):
+    app = open_page("heads", layer="2", head="3", prompt="one two three")
+    right(app)
+    assert app.subheader[0].value == "Layer 2, head 3"
+    assert app.text_area(key="prompt").value == "one two three"
+    broken = open_page("heads", layer="77", head="x")
+    right(broken)
+    assert broken.subheader[0].value == "Layer 0, head 0"
+
+
+def test_a_visitor_cannot_name_a_path(open_page, tmp_path):
+    app = open_page("heads", model=str(tmp_path))
+    right(app)
+    assert app.selectbox(key="model").value != str(tmp_path)
+
+
+def test_a_model_that_cannot_be_loaded_is_said_and_another_can_be_chosen(open_page, tiny_folder, monkeypatch, tmp_path):
+    (tmp_path / "broken").mkdir()
+    monkeypatch.setenv(MODELS, f"{tmp_path / 'broken'}\n{tiny_folder}")
+    app = open_page("heads")
+    right(app)
+    assert app.error and not app.header
+    app.selectbox(key="model").set_value(str(tiny_folder)).run()
+    right(app)
+    assert not app.error and app.header
+
+
+def test_copied_code_gives_the_numbers_of_the_page(open_page):
+    app = open_page("heads", layer="1", head="2")
+    code = app.code[0].value
+    printed: list = []
+    exec(compile(code, "copied", "exec"), {"print": printed.append})
+    table = app.dataframe[-1].value
+    shown = table[table.query_pos == len(printed[0]) - 1].weight.tolist()
+    assert shown == pytest.approx(printed[0].tolist(), abs=1e-6)
+
+
+def test_the_grids_payload_holds_every_head(tiny_folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(APP.parent))
+    import json
+
+    import numpy as np
+
+    grid, state = importlib.import_module("components.head_grid"), importlib.import_module("state")
+    model = probe.load_model(tiny_folder)
+    ids = (5, 9, 5, 7)
+    packed = grid.packed(state.overview.__wrapped__(str(tiny_folder), ids))
+    length = int.from_bytes(packed[:4], "little")
+    header = json.loads(packed[4 : 4 + length])
+    pictures = np.frombuffer(packed[4 + length :], np.uint8).reshape(3, 4, 4, 4)
+    assert (header["layers"], header["heads"], header["size"]) == (3, 4, 4)
+    pattern = probe.record(model, [list(ids)], sites=["pattern"]).stack("pattern")[:, 0]
+    assert np.abs((pictures / 255.0) ** 2 - pattern.numpy()).max() < 0.005
+    expected = probe.head_scores(model, [list(ids)], n_random=0).of("previous token")
+    assert header["scores"]["previous token"] == pytest.approx(expected.nan_to_num().flatten().tolist(), abs=1e-4)
