@@ -16,7 +16,9 @@ from torch import Tensor
 import probe
 from probe.catalogue import DEFAULT_MODEL, known_models
 from probe.cli._dashboard import MODELS
+from probe.generation import Generation
 from probe.methods.heads import SCORES
+from probe.methods.lens import LensReadout
 from probe.prompts import str_tokens
 from probe.recording import Recording
 
@@ -24,6 +26,8 @@ THUMBNAIL = 64
 """Pixels along a side, at most."""
 ONE_HEAD = 512
 """Tokens up to which a single head is shown in full."""
+LENS_POSITIONS = 48
+"""Positions that the logit lens shows, the last ones."""
 
 
 def model_names() -> list[str]:
@@ -78,3 +82,22 @@ def layer_recording(name: str, ids: tuple[int, ...], layer: int) -> Recording:
     turned = "rot_" if model.config.positions == "rotary" else ""
     sites = ["pattern", "attn_scores", f"{turned}q", f"{turned}k", "v", "z"]
     return probe.record(model, [list(ids)], sites=sites, layers=[layer], logits=False)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading every layer")
+def lens_readout(name: str, ids: tuple[int, ...]) -> LensReadout:
+    """The logit lens at the last positions: at every place a distribution over the whole vocabulary is made."""
+    model = load_model(name)
+    kept = list(range(max(0, len(ids) - LENS_POSITIONS), len(ids)))
+    recording = probe.record(model, [list(ids)], sites=["resid_pre", "resid_mid", "resid_post"], positions=kept)
+    return probe.logit_lens(model, recording)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Writing")
+def generated(
+    name: str, ids: tuple[int, ...], n: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
+) -> Generation:
+    """A text that the model wrote, with the distribution behind every token."""
+    return probe.generate(
+        load_model(name), list(ids), max_tokens=n, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+    ).run()

@@ -46,26 +46,26 @@ class Selection:
 
 
 def choose() -> Selection:
-    """Draw the widgets in the sidebar and read them. What cannot be run is said, and the page ends there."""
+    """Draw the widgets in the sidebar and read them.
+
+    Raises:
+        ProbeError: a model that cannot be loaded, a text that it cannot read.
+    """
     with st.sidebar:
         name = st.selectbox("Model", model_names(), key="model", bind="query-params")
         prompt = st.text_area(
             "Text to look at (prompt)", PROMPT, key="prompt", bind="query-params", persist_state="session", height=120,
             help="The model reads it as tokens, from left to right, and predicts what follows.",
         )  # fmt: skip
-    try:
-        model = load_model(name)
-        has_start = model.tokenizer is not None and model.tokenizer.document_start_id is not None
-        with st.sidebar:
-            start = st.toggle(
-                "Begin with the document start", has_start, key="start", bind="query-params", disabled=not has_start,
-                help="A token that stood between documents in training. Heads that have nothing to do rest on the "
-                "first token, so it is better to have one that says nothing.",
-            )  # fmt: skip
-        ids = read_prompts(model.config, model.tokenizer, [prompt], document_start=start and has_start).ids[0]
-    except probe.ProbeError as error:
-        st.error(str(error))
-        st.stop()
+    model = load_model(name)
+    has_start = model.tokenizer is not None and model.tokenizer.document_start_id is not None
+    with st.sidebar:
+        start = st.toggle(
+            "Begin with the document start", has_start, key="start", bind="query-params", disabled=not has_start,
+            help="A token that stood between documents in training. Heads that have nothing to do rest on the "
+            "first token, so it is better to have one that says nothing.",
+        )  # fmt: skip
+    ids = read_prompts(model.config, model.tokenizer, [prompt], document_start=start and has_start).ids[0]
     texts = list(str_tokens(model.tokenizer, ids))
     if len(prompt) > LONGEST_LINK:
         st.sidebar.caption(f"Links carry up to {LONGEST_LINK:,} characters of text; this one is longer.")

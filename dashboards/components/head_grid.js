@@ -19,7 +19,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   let at = 0, hovered = null, places = [];
 
   function layout() {
-    const width = Math.max(280, root.clientWidth - PREVIEW - 24);
+    const beside = root.clientWidth > 2 * PREVIEW;  // narrower: the preview stands below
+    const width = Math.max(200, root.clientWidth - (beside ? PREVIEW + 28 : 4));
     const sorted = shown.sort !== "layer" && grid.scores[shown.sort];
     const order = grid.pictures.map((_, number) => number);
     if (sorted) order.sort((a, b) => sorted[b] - sorted[a] || a - b);

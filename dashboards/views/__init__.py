@@ -1,5 +1,10 @@
 """The pages, by the name in the URL: title, and a function of the selection. README.md says how to add one."""
 
-from views import heads
+from views import generation, heads, lens, tokens
 
-PAGES = {"heads": ("Heads", heads.page)}
+PAGES = {
+    "heads": ("Heads", heads.page),
+    "generation": ("Generation", generation.page),
+    "lens": ("Logit lens", lens.page),
+    "tokens": ("Tokens and model", tokens.page),
+}

@@ -68,11 +68,11 @@ def _one_head(chosen: Selection) -> None:
         mass = float(pattern.pattern[1:, 0].mean())
         st.caption(f"Left out: {mass:.1%} of the attention, on average over the rows. The largest weight is darkest.")
     st.markdown(_in_words(chosen, plain))
-    left, right = st.columns([3, 2])
-    with left:
-        figure(_drawn(pattern, hide, theme()), key="pattern")
-    with right:
-        _row(chosen, recording, plain)
+    with st.container(horizontal=True):  # beside one another where there is room
+        with st.container(width=580):
+            figure(_drawn(pattern, hide, theme()), key="pattern")
+        with st.container(width=400):
+            _row(chosen, recording, plain)
     keep(
         pattern, _code(chosen, weighted), name=f"head-{chosen.layer}-{chosen.head}",
         heading=f"Layer {chosen.layer}, head {chosen.head}",

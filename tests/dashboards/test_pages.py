@@ -141,6 +141,24 @@ def test_copied_code_gives_the_numbers_of_the_page(open_page):
     assert shown == pytest.approx(printed[0].tolist(), abs=1e-6)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_the_copied_code_of_every_page_runs_and_prints(page, open_page):
+    app = open_page(page)
+    printed: list = []
+    exec(compile(app.code[0].value, "copied", "exec"), {"print": lambda *values: printed.append(values)})
+    assert printed
+    if page == "generation":
+        table = app.dataframe[-1].value
+        assert [text for text, *_ in printed] == [repr(text) for text in table.token]
+    if page == "tokens":
+        assert f"In all **{printed[-1][0]:,}**" in app.markdown[0].value
+
+
+def test_the_weights_of_gpt_3_are_counted(open_page):
+    app = open_page("tokens")
+    assert any("**175,181,291,520** in 27,938 matrices" in one.value for one in app.markdown)
+
+
 def test_the_grids_payload_holds_every_head(tiny_folder, monkeypatch):
     monkeypatch.syspath_prepend(str(APP.parent))
     import json
