@@ -158,6 +158,7 @@ def search_heads(
         groups=groups, document_start=document_start, memory=memory, seed=seed,
     )  # fmt: skip
     choosing, measuring = _split(setting.asked.groups, seed)
+    n_candidates = None if isinstance(candidates, Sequence) else as_integer(candidates)
     heads = all_heads(model.config)
     if isinstance(candidates, Sequence):
         heads = list(heads_of(read_unit(model.config, list(candidates))))
@@ -171,9 +172,9 @@ def search_heads(
         raise KeyboardInterrupt  # half of the heads' prompts choose nothing
     of_metric = setting.asked.metric
     least = of_metric.smallest_effect(float(singles.clean.mean())) if smallest_effect is None else smallest_effect
-    if isinstance(candidates, int):
+    if n_candidates is not None:
         size = torch.maximum(singles.effects.mean(1).abs(), singles.direct.mean((1, 2)).abs())
-        heads = [heads[place] for place in sorted(size.argsort(descending=True, stable=True)[:candidates].tolist())]
+        heads = [heads[place] for place in sorted(size.argsort(descending=True, stable=True)[:n_candidates].tolist())]
     found = _search(sweep, heads, choosing, n_heads, least, of_metric.unit)
     steps, clean = _measure(sweep, setting, found.chosen, measuring, n_random)
     whole = prepare_sweep(setting, [unit_of_heads(heads)])

@@ -93,6 +93,16 @@ def test_means_are_of_all_prompts_though_only_some_are_run():
     assert step.effect == pytest.approx(float(whole[measuring].mean()), abs=1e-4)
 
 
+def test_candidates_are_the_heads_with_the_largest_total_or_direct_effect():
+    model, metric = tiny_model(), probe.logit_difference(5, 7)
+    found = search(model, candidates=4, n_heads=1)
+    sweep = probe.ablation_sweep(model, TINY, metric=metric, value="zero", progress=False)
+    rows = list(found.chosen_on)
+    size = torch.maximum(sweep.effects[:, rows].mean(1).abs(), sweep.direct[:, rows].mean(1).abs())
+    expected = {(sweep.units[place].layer, sweep.units[place].index) for place in size.topk(4).indices}
+    assert set(found.candidates) == expected
+
+
 def test_nothing_found_is_said_and_no_set_is_made_up():
     found = search(tiny_model(), smallest_effect=1e6)
     assert found.steps == () and found.heads == () and found.stopped.startswith("no further head or pair adds 1e+06")
