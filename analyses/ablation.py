@@ -13,7 +13,7 @@ from probe.statistics import MARKED, grid_evidence
 from probe.tasks import Task
 
 QUESTION = "Which heads does each task need, and is there self-repair?"
-N_PROMPTS, QUICK = 50, 4
+N_PROMPTS, QUICK = 49, 4
 NAMED, CLOSER = 6, 12
 """Units named in the tables."""
 KINDS = ("heads", "MLPs")

@@ -1,9 +1,8 @@
 """The app: one selection in the sidebar, and the pages that show it."""
 
-from collections.abc import Callable
-
 import streamlit as st
-from components.controls import Selection, choose
+from components.controls import choose
+from components.session_file import session_file
 from components.show import shown
 from views import PAGES
 
@@ -12,16 +11,18 @@ from probe.errors import ProbeError
 st.set_page_config(page_title="probe", layout="wide")
 
 
-def run(show: Callable[[Selection], None]) -> None:
+def run(name: str) -> None:
     """What a page cannot do with what was chosen is said in its place; the widgets stay."""
     try:
-        show(choose())
+        chosen = choose()
+        session_file(pages, name)
+        PAGES[name][1](chosen)
     except ProbeError as error:
         st.error(shown(error))
 
 
-pages = [
-    st.Page(lambda show=show: run(show), title=title, url_path=name, default=place == 0)
-    for place, (name, (title, show)) in enumerate(PAGES.items())
-]
-st.navigation(pages, position="top").run()
+pages = {
+    name: st.Page(lambda name=name: run(name), title=title, url_path=name, default=place == 0)
+    for place, (name, (title, _)) in enumerate(PAGES.items())
+}
+st.navigation(list(pages.values()), position="top").run()

@@ -4,8 +4,11 @@ One model serves all sessions: interventions are arguments, so nobody's change r
 never written to. Caches are bounded; a recording of one layer of 512 tokens takes about 20 MB.
 """
 
+import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -15,10 +18,15 @@ from torch import Tensor
 
 import probe
 from probe.catalogue import DEFAULT_MODEL, known_models
+from probe.chat import chat_prompt
 from probe.cli._dashboard import MODELS
 from probe.generation import Generation
+from probe.methods._replacement import Value
+from probe.methods._schedule import SweepPlan
+from probe.methods._units import Kind
 from probe.methods.heads import SCORES
-from probe.methods.lens import LensReadout
+from probe.methods.lens import LensDifference, LensReadout
+from probe.methods.surprise import TextScores
 from probe.prompts import str_tokens
 from probe.recording import Recording
 
@@ -28,6 +36,24 @@ ONE_HEAD = 512
 """Tokens up to which a single head is shown in full."""
 LENS_POSITIONS = 48
 """Positions that the logit lens shows, the last ones."""
+TELLING = 0.3
+"""Attention, on average, with which a head shows what it does."""
+
+LAYERS_AT_ONCE = 5
+"""Of a sweep on one text: fewer rows would not fill a pass."""
+Heads = tuple[tuple[int, int], ...]
+"""(layer, head) of each."""
+
+
+def edits(taken_out: Heads, n_tokens: int) -> list[probe.Intervention]:
+    """What silences heads in a text of so many tokens, everywhere but at the first one, where heads only rest."""
+    layers = sorted({layer for layer, _ in taken_out}) if n_tokens > 1 else []
+    return [
+        probe.zero(
+            "z", layer=layer, heads=[head for one, head in taken_out if one == layer], positions=range(1, n_tokens)
+        )
+        for layer in layers
+    ]
 
 
 def model_names() -> list[str]:
@@ -55,16 +81,17 @@ class Overview:
 
 
 @st.cache_resource(max_entries=8, show_spinner="Looking at every head")
-def overview(name: str, ids: tuple[int, ...]) -> Overview:
+def overview(name: str, ids: tuple[int, ...], taken_out: Heads = ()) -> Overview:
     """Patterns pooled layer by layer as they are made: all of them at once would be gigabytes for a long prompt."""
-    model = load_model(name)
+    model, changes = load_model(name), edits(taken_out, len(ids))
     pooled = probe.record(
-        model, [list(ids)], sites=[], reduce={"pattern": lambda pattern, _: _pooled(pattern[0])}, logits=False
-    )
+        model, [list(ids)], sites=[], reduce={"pattern": lambda pattern, _: _pooled(pattern[0])}, logits=False,
+        interventions=changes,
+    )  # fmt: skip
     weights = pooled.stack("pattern").float().cpu().numpy()
     scores = {}
     if len(ids) >= 3:  # with fewer no head has a choice
-        found = probe.head_scores(model, [list(ids)], n_random=0, progress=False)
+        found = probe.head_scores(model, [list(ids)], n_random=0, interventions=changes, progress=False)
         scores = {name: found.of(name).nan_to_num().numpy() for name in SCORES}
     thumbnails = np.round(255 * np.sqrt(weights)).astype(np.uint8)
     return Overview(thumbnails, scores, list(str_tokens(model.tokenizer, ids)))
@@ -75,29 +102,236 @@ def _pooled(pattern: Float[Tensor, "head query_pos key_pos"]) -> Float[Tensor, "
     return torch.nn.functional.adaptive_max_pool2d(pattern[None].float(), min(pattern.shape[-1], THUMBNAIL))[0]
 
 
+def telling_head(name: str, ids: tuple[int, ...]) -> tuple[int, int]:
+    """(layer, head) of one that looks back at repeated words, or else at the word before; 0.0 of very short texts."""
+    scores = overview(name, ids).scores
+    for score in ("induction", "duplicate token", "previous token"):
+        if score in scores and scores[score].max() > TELLING:
+            layer, head = np.unravel_index(scores[score].argmax(), scores[score].shape)
+            return int(layer), int(head)
+    return 0, 0
+
+
 @st.cache_resource(max_entries=8, show_spinner=False)
-def layer_recording(name: str, ids: tuple[int, ...], layer: int) -> Recording:
+def looks(name: str, ids: tuple[int, ...], taken_out: Heads, query: int) -> Float[np.ndarray, "layer head key_pos"]:
+    """How every head's attention from one token is spread."""
+    found = probe.record(
+        load_model(name), [list(ids)], sites=[], reduce={"pattern": lambda pattern, _: pattern[0, :, query]},
+        logits=False, interventions=edits(taken_out, len(ids)),
+    )  # fmt: skip
+    return found.stack("pattern").float().cpu().numpy()
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def contrast(name: str, ids: tuple[int, ...]) -> tuple[int, int]:
+    """The likeliest next token and the second."""
+    first, second = last_logits(name, ids)["logits"][0, -1].topk(2).indices.tolist()
+    return first, second
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def attribution(
+    name: str, ids: tuple[int, ...], taken_out: Heads, target: int, against: int
+) -> Float[np.ndarray, "layer head"]:
+    """What each head writes, straight to the logits, for one next token above another (direct logit attribution)."""
+    model = load_model(name)
+    recording = probe.record(
+        model, [list(ids)], sites=probe.attribution_sites(model), positions=-1,
+        interventions=edits(taken_out, len(ids)),
+    )  # fmt: skip
+    found = probe.direct_logit_attribution(model, recording, token=target, against=against)
+    of_heads = np.zeros((model.config.n_layers, model.config.n_heads))
+    for part, value in zip(found.parts, found.contributions[:, 0].tolist(), strict=True):
+        if part.kind == "head":
+            of_heads[part.layer, part.head] = value
+    return of_heads
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def layer_recording(name: str, ids: tuple[int, ...], layer: int, taken_out: Heads = ()) -> Recording:
     """What the heads of one layer compute."""
     model = load_model(name)
     turned = "rot_" if model.config.positions == "rotary" else ""
     sites = ["pattern", "attn_scores", f"{turned}q", f"{turned}k", "v", "z"]
-    return probe.record(model, [list(ids)], sites=sites, layers=[layer], logits=False)
+    return probe.record(
+        model, [list(ids)], sites=sites, layers=[layer], logits=False, interventions=edits(taken_out, len(ids))
+    )
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def last_logits(name: str, ids: tuple[int, ...], taken_out: Heads = ()) -> Recording:
+    """What the model says next."""
+    return probe.record(load_model(name), [list(ids)], sites=[], positions=-1, interventions=edits(taken_out, len(ids)))
+
+
+@dataclass(frozen=True)
+class Question:
+    """What each part of a model is taken out for: the logit of one token above another, on one text or on a task."""
+
+    name: str
+    ids: tuple[int, ...]
+    target: int
+    against: int
+    task: str | None
+    """None: the text. Otherwise `n` prompts of this task, with targets of their own."""
+    n: int
+    units: Kind
+    value: Value
+    document_start: bool
+
+    def arguments(self) -> tuple[probe.GPT, list[list[int]] | probe.Task, dict[str, Any]]:
+        """For `probe.ablation_sweep`."""
+        model = load_model(self.name)
+        if self.task is None:
+            metric = probe.logit_difference([self.target], [self.against])
+            return model, [list(self.ids)], {"metric": metric, "value": self.value}
+        return model, task(self.name, self.task, self.n, self.document_start), {"value": self.value}
+
+
+@st.cache_resource(max_entries=8, show_spinner="Writing the prompts of the task")
+def task(name: str, of: str, n: int, document_start: bool) -> probe.Task:
+    """Prompts to measure on."""
+    return probe.load_task(load_model(name), of, n, document_start=document_start)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def sweep_plan(question: Question) -> SweepPlan:
+    """What taking out every unit will cost."""
+    model, prompts, arguments = question.arguments()
+    return probe.plan_ablation(model, prompts, units=question.units, **arguments)
+
+
+@st.cache_resource(max_entries=128, show_spinner=False)
+def sweep_part(question: Question, layers: tuple[int, ...]) -> probe.AblationSweep:
+    """Every unit of some layers taken out in turn."""
+    model, prompts, arguments = question.arguments()
+    return probe.ablation_sweep(model, prompts, units=question.units, layers=layers, progress=False, **arguments)
+
+
+@st.cache_resource(max_entries=16, show_spinner="Taking them out together")
+def joint_effect(question: Question, taken_out: Heads) -> probe.AblationSweep:
+    """These heads taken out together."""
+    model, prompts, arguments = question.arguments()
+    return probe.ablation_sweep(model, prompts, units=[list(taken_out)], progress=False, **arguments)
+
+
+def sweep_layers(question: Question) -> list[tuple[int, ...]]:
+    """What a sweep is cut into, the last layers first, which cost least: after each part it shows what it found."""
+    n_layers = load_model(question.name).config.n_layers
+    at_once = LAYERS_AT_ONCE if question.task is None else 1
+    order = list(range(n_layers))[::-1]
+    return [tuple(order[begin : begin + at_once]) for begin in range(0, n_layers, at_once)]
+
+
+def join_sweeps(parts: Sequence[probe.AblationSweep]) -> probe.AblationSweep:
+    """One sweep over the layers of all parts, the first layer first."""
+    ordered = sorted(parts, key=lambda part: part.units[0].layer or 0)
+    first = ordered[0]
+    layers = [unit.layer for part in ordered for unit in part.units]
+    return dataclasses.replace(
+        first, units=tuple(unit for part in ordered for unit in part.units),
+        effects=torch.cat([part.effects for part in ordered]), direct=torch.cat([part.direct for part in ordered]),
+        spread=torch.cat([part.spread for part in ordered]), complete=all(part.complete for part in ordered),
+        manifest={
+            **first.manifest,
+            "method_arguments": {**first.manifest["method_arguments"], "layers": sorted({*layers} - {None})},
+        },
+    )  # fmt: skip
+
+
+def needed(name: str, ids: tuple[int, ...]) -> Float[np.ndarray, "layer head"]:
+    """What taking out each head does to the difference between the likeliest next token and the second."""
+    question = Question(name, ids, *contrast(name, ids), None, 1, "heads", "zero", False)
+    with st.spinner(f"Taking out every head: {sweep_plan(question)}"):
+        found = join_sweeps([sweep_part(question, layers) for layers in sweep_layers(question)])
+    return found.effects.mean(1).numpy().reshape(load_model(name).config.n_layers, -1)
+
+
+def lens_positions(n_tokens: int) -> list[int]:
+    """Those that the logit lens shows: at every place a distribution over the whole vocabulary is made."""
+    return list(range(max(0, n_tokens - LENS_POSITIONS), n_tokens))
+
+
+@st.cache_resource(max_entries=1, show_spinner="Looking for a tuned lens")
+def tuned_lens(name: str) -> probe.TunedLens | None:
+    """The one that `probe.fit_tuned_lens` left in the cache for this model; None if there is none."""
+    try:
+        return probe.load_tuned_lens(load_model(name), progress=False)
+    except probe.ProbeError:
+        return None
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading every layer")
-def lens_readout(name: str, ids: tuple[int, ...]) -> LensReadout:
-    """The logit lens at the last positions: at every place a distribution over the whole vocabulary is made."""
+def lens_readout(name: str, ids: tuple[int, ...], taken_out: Heads = (), tuned: bool = False) -> LensReadout:
+    """The logit lens, on the model without these heads."""
     model = load_model(name)
-    kept = list(range(max(0, len(ids) - LENS_POSITIONS), len(ids)))
-    recording = probe.record(model, [list(ids)], sites=["resid_pre", "resid_mid", "resid_post"], positions=kept)
-    return probe.logit_lens(model, recording)
+    return probe.logit_lens(model, _streams(name, ids, taken_out), tuned=tuned_lens(name) if tuned else None)
 
 
-@st.cache_resource(max_entries=8, show_spinner="Writing")
+@st.cache_resource(max_entries=4, show_spinner="Reading every layer of both")
+def lens_change(name: str, ids: tuple[int, ...], taken_out: Heads, tuned: bool = False) -> LensDifference:
+    """What the logit lens says otherwise without these heads."""
+    before, after = (_streams(name, ids, heads) for heads in ((), taken_out))
+    return probe.lens_difference(load_model(name), before, after, tuned=tuned_lens(name) if tuned else None)
+
+
+def _streams(name: str, ids: tuple[int, ...], taken_out: Heads) -> Recording:
+    return probe.record(
+        load_model(name), [list(ids)], sites=["resid_pre", "resid_mid", "resid_post"],
+        positions=lens_positions(len(ids)), interventions=edits(taken_out, len(ids)),
+    )  # fmt: skip
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def chat_ids(name: str, system: str, user: str) -> tuple[int, ...]:
+    """What a conversation becomes: the model's own template as tokens, up to where the answer begins."""
+    model = load_model(name)
+    text = chat_prompt(model, messages(system, user))
+    return tuple(model.tokenizer.encode(text, add_special_tokens=False))  # the template has them
+
+
+def messages(system: str, user: str) -> list[dict[str, str]]:
+    """A conversation of one question."""
+    first = [{"role": "system", "content": system}] if system else []
+    return [*first, {"role": "user", "content": user}]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What a text is written with."""
+
+    n: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
+
+
+Branches = tuple[tuple[int, int], ...]
+"""(step, token id): words put in by the reader; each counts its steps from the one before."""
+
+
+@st.cache_resource(max_entries=16, show_spinner="Writing")
 def generated(
-    name: str, ids: tuple[int, ...], n: int, temperature: float, top_k: int | None, top_p: float | None, seed: int
+    name: str, ids: tuple[int, ...], taken_out: Heads, writing: Writing, branches: Branches = ()
 ) -> Generation:
-    """A text that the model wrote, with the distribution behind every token."""
+    """A text that the model wrote, with the distribution behind every token.
+
+    Raises:
+        OutOfRange, BadPrompt: a branch at a step that is not there, or with a token that is not there.
+    """
+    model = load_model(name)
+    if branches:
+        step, token = branches[-1]
+        return generated(name, ids, taken_out, writing, branches[:-1]).branch(step, token).run()
+    last = min(len(ids) + writing.n, model.config.n_ctx) - 1  # the last token of all is not run
     return probe.generate(
-        load_model(name), list(ids), max_tokens=n, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-    ).run()
+        model, list(ids), max_tokens=writing.n, temperature=writing.temperature, top_k=writing.top_k,
+        top_p=writing.top_p, seed=writing.seed, interventions=edits(taken_out, last),
+    ).run()  # fmt: skip
+
+
+@st.cache_resource(max_entries=8, show_spinner="Reading")
+def scored(name: str, ids: tuple[int, ...], taken_out: Heads) -> TextScores:
+    """How well every token of a text was predicted."""
+    return probe.score_text(load_model(name), [list(ids)], interventions=edits(taken_out, len(ids)))

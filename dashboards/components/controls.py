@@ -1,13 +1,13 @@
-"""The one selection that all pages show: model, prompt, layer, head, query, key. Ordinary widgets, kept in the URL.
+"""The one selection that all pages show: model, prompt, layer, head, query, key, heads taken out.
 
-A link with these parameters opens the same view; what a link asks for and the model does not have falls back to the
-default. Components write to the widgets' state in callbacks, never beside it.
+Ordinary widgets, kept in the URL. A link with these parameters opens the same view; what a link asks for and the model
+does not have falls back to the default. Components write to the widgets' state in callbacks, never beside it.
 """
 
 from dataclasses import dataclass
 
 import streamlit as st
-from state import load_model, model_names
+from state import Heads, edits, load_model, model_names, telling_head
 
 import probe
 from probe.catalogue import DEFAULT_MODEL
@@ -35,14 +35,30 @@ class Selection:
     head: int
     query: int
     key: int
+    taken_out: Heads
+    """Heads that write nothing, in all that the page shows."""
 
-    def code(self, *lines: str) -> str:
-        """A script that loads the model, names the prompt and goes on with these lines."""
+    def edits(self, n_tokens: int | None = None) -> list[probe.Intervention]:
+        """What takes these heads out, of a text of so many tokens; None: of the prompt."""
+        return edits(self.taken_out, len(self.ids) if n_tokens is None else n_tokens)
+
+    def code(self, *lines: str, n_tokens: int | None = None) -> str:
+        """A script that loads the model, names the prompt and what is taken out, and goes on with these lines."""
         model = "" if self.model_name == DEFAULT_MODEL else repr(self.model_name)
+        places = f"range(1, {len(self.ids) if n_tokens is None else n_tokens})"
+        without = [
+            f"    probe.zero('z', layer={one.where['layer']}, heads={one.where['heads']}, positions={places}),"
+            for one in self.edits(n_tokens)
+        ]
         return "\n".join(
             ["import probe", "", f"model = probe.load_model({model})", f"prompt = {self.prompt!r}",
-             f"document_start = {self.document_start}", *lines]
+             f"document_start = {self.document_start}", *(["taken_out = [", *without, "]"] if without else []), *lines]
         )  # fmt: skip
+
+    @property
+    def without(self) -> str:
+        """For code: the argument that takes the heads out, where there are any."""
+        return ", interventions=taken_out" if self.edits() else ""
 
 
 def choose() -> Selection:
@@ -68,7 +84,8 @@ def choose() -> Selection:
     ids = read_prompts(model.config, model.tokenizer, [prompt], document_start=start and has_start).ids[0]
     texts = list(str_tokens(model.tokenizer, ids))
     if len(prompt) > LONGEST_LINK:
-        st.sidebar.caption(f"Links carry up to {LONGEST_LINK:,} characters of text; this one is longer.")
+        st.sidebar.caption(f"Links carry up to {LONGEST_LINK:,} characters of text; a session file carries all of it.")
+    _start_somewhere(name, ids)
     with st.sidebar:
         columns = st.columns(2)
         with columns[0]:
@@ -77,7 +94,11 @@ def choose() -> Selection:
             head = _number("Head", "head", model.config.n_heads)
         query = _place("From (query)", "query", texts, len(texts) - 1)
         key = _place("To (key)", "key", texts, 0)
-    return Selection(name, model, prompt, start and has_start, ids, texts, layer, head, query, key)
+        taken_out = _taken_out(model)
+    if taken_out:
+        names = ", ".join(map(head_name, taken_out))
+        st.info(f"Without {names}: every number on this page is of the model with these heads silenced (ablated).")
+    return Selection(name, model, prompt, start and has_start, ids, texts, layer, head, query, key, taken_out)
 
 
 def set_head(layer: int, head: int) -> None:
@@ -85,10 +106,51 @@ def set_head(layer: int, head: int) -> None:
     st.session_state["layer"], st.session_state["head"] = layer, head
 
 
+def switch_head(layer: int, head: int) -> None:
+    """For callbacks: take a head out, or put it back."""
+    taken_out = list(st.session_state.get("taken_out", []))
+    name = head_name((layer, head))
+    st.session_state["taken_out"] = [one for one in taken_out if one != name] + [name] * (name not in taken_out)
+
+
+def set_place(place: int, second: bool) -> None:
+    """For callbacks: choose where to look from, or with `second` where to."""
+    st.session_state["key" if second else "query"] = place
+
+
+def head_name(head: tuple[int, int]) -> str:
+    """'L9H6'."""
+    return f"L{head[0]}H{head[1]}"
+
+
+def _start_somewhere(name: str, ids: tuple[int, ...]) -> None:
+    """Where nobody has chosen a head, begin with one that has something to show."""
+    for key, value in zip(("layer", "head"), telling_head(name, ids), strict=True) if not _chosen() else ():
+        st.session_state[key] = value
+
+
+def _chosen() -> bool:
+    return any(key in st.session_state or key in st.query_params for key in ("layer", "head"))
+
+
+def _taken_out(model: probe.GPT) -> Heads:
+    config = model.config
+    names = [head_name((layer, head)) for layer in range(config.n_layers) for head in range(config.n_heads)]
+    if not set(st.session_state.get("taken_out", [])) <= set(names):  # of a larger model
+        st.session_state["taken_out"] = [one for one in st.session_state["taken_out"] if one in names]
+    found = st.multiselect(
+        "Taken out (ablated heads)", names, key="taken_out", bind="query-params", placeholder="none",
+        help="These heads write nothing, but at the first token: see what the model says without them. In the grid of "
+        "heads: shift+click.",
+    )  # fmt: skip
+    return tuple(sorted(divmod(names.index(one), config.n_heads) for one in found))
+
+
 def _number(label: str, key: str, n: int) -> int:
-    if not 0 <= st.session_state.get(key, 0) < n:  # the number came from a larger model
+    """Without a default, so that a link always says it."""
+    if not 0 <= (st.session_state.get(key) or 0) < n:  # the number came from a larger model
         st.session_state[key] = n - 1
-    return int(st.number_input(label, 0, n - 1, step=1, key=key, bind="query-params"))
+    return int(st.number_input(label, 0, n - 1, value=None, step=1, key=key, bind="query-params") or 0)
 
 
 def _place(label: str, key: str, texts: list[str], default: int) -> int:

@@ -1,5 +1,5 @@
-// Every head's attention pattern as a thumbnail on one canvas. Hover previews, click or Enter chooses, arrows move, Esc
-// takes the preview back to the chosen head. Python hears of choices only; the selection comes in by a window event, so
+// Every head's attention pattern as a thumbnail on one canvas, or one number for each as a colour. Hover previews, click or
+// Enter chooses, with shift takes the head out, arrows move, Esc takes the preview back to the chosen head. Python hears of choices only; the selection comes in by a window event, so
 // that the payload with the pictures stays the same and is sent once.
 
 const GAP = 3, LABEL = 26, PREVIEW = 264, SMALLEST = 26, LARGEST = 46;
@@ -13,15 +13,15 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const dark = luminance(getComputedStyle(root).getPropertyValue("--st-background-color")) < 0.5;
   const ink = getComputedStyle(root).getPropertyValue("--st-text-color").trim() || (dark ? "#e8eaed" : "#1b1f24");
   const accent = dark ? "#f0934e" : "#b34700";
-  const ramp = colours(dark ? grid.dark : grid.light);
+  const ramp = colours(dark ? grid.dark : grid.light), signedRamp = colours(dark ? grid.dark_signed : grid.light_signed);
   const pictures = grid.pictures.map((picture) => paint(picture, grid.size, ramp));
-  let shown = { layer: 0, head: 0, overlay: "pattern", sort: "layer" };
+  let shown = { layer: 0, head: 0, out: [], values: null, signed: false, least: 0, order: null };
   let at = 0, hovered = null, places = [];
 
   function layout() {
     const beside = root.clientWidth > 2 * PREVIEW;  // narrower: the preview stands below
     const width = Math.max(200, root.clientWidth - (beside ? PREVIEW + 28 : 4));
-    const sorted = shown.sort !== "layer" && grid.scores[shown.sort];
+    const sorted = shown.order;
     const order = grid.pictures.map((_, number) => number);
     if (sorted) order.sort((a, b) => sorted[b] - sorted[a] || a - b);
     let columns = grid.heads, blocks = 1, cell = LARGEST;
@@ -44,14 +44,18 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const pen = canvas.getContext("2d");
     pen.scale(ratio, ratio);
     pen.font = "11px system-ui, sans-serif"; pen.fillStyle = ink; pen.textBaseline = "middle"; pen.textAlign = "center";
-    const score = grid.scores[shown.overlay], most = score ? Math.max(1e-9, ...score) : 1;
+    const score = shown.values, most = score ? Math.max(1e-9, ...score.map(Math.abs)) : 1;
     for (const { number, x, y } of places) {
+      pen.globalAlpha = score && Math.abs(score[number]) < shown.least * most ? 0.12 : 1;
       if (score) {
-        pen.fillStyle = css(ramp[Math.round(255 * Math.max(0, score[number]) / most)]);
+        const share = score[number] / most;
+        pen.fillStyle = css(shown.signed ? signedRamp[Math.round(127.5 * (1 + share))] : ramp[Math.round(255 * Math.max(0, share))]);
         pen.fillRect(x, y, cell, cell);
       } else {
         pen.drawImage(pictures[number], x, y, cell, cell);
       }
+      pen.globalAlpha = 1;
+      if (shown.out.includes(number)) cross(x, y);
       pen.strokeStyle = number === chosen() ? accent : dark ? "#454c54" : "#c9d1d9";
       pen.lineWidth = number === chosen() ? 3 : 1;
       pen.strokeRect(x + 0.5, y + 0.5, cell - 1, cell - 1);
@@ -63,6 +67,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
       }
     }
     if (hovered !== null) mark(hovered);
+    function cross(x, y) {
+      pen.strokeStyle = accent; pen.lineWidth = 2; pen.beginPath();
+      pen.moveTo(x + 3, y + 3); pen.lineTo(x + cell - 3, y + cell - 3);
+      pen.moveTo(x + cell - 3, y + 3); pen.lineTo(x + 3, y + cell - 3); pen.stroke();
+    }
     function mark(number) {
       const place = places.find((one) => one.number === number);
       pen.strokeStyle = ink; pen.lineWidth = 2; pen.strokeRect(place.x + 1, place.y + 1, cell - 2, cell - 2);
@@ -80,7 +89,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
     pen.imageSmoothingEnabled = grid.size < grid.tokens.length;
     pen.drawImage(pictures[number], 0, 0, preview.width, preview.height);
     const scores = Object.entries(grid.scores).map(([what, values]) => what + " " + values[number].toFixed(2)).join(", ");
-    said.textContent = name(number) + (number === chosen() ? " (chosen)" : "") + ". " + strongest(number) + scores + ".";
+    const marks = (number === chosen() ? " (chosen)" : "") + (shown.out.includes(number) ? " (taken out)" : "");
+    const value = shown.values ? "Shown: " + shown.values[number].toFixed(3) + ". " : "";
+    said.textContent = name(number) + marks + ". " + value + strongest(number) + scores + (scores ? "." : "");
   }
 
   function strongest(number) {
@@ -105,11 +116,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
     show(number === null ? chosen() : number);
   }
 
-  function choose(number) {
-    shown = { ...shown, layer: Math.floor(number / grid.heads), head: number % grid.heads };
+  function choose(number, shift) {
+    const layer = Math.floor(number / grid.heads), head = number % grid.heads;
+    if (!shift) shown = { ...shown, layer, head };
     hovered = null;
     layout(); show(number);
-    setTriggerValue("picked", [shown.layer, shown.head]);
+    setTriggerValue("picked", [layer, head, shift]);
   }
 
   function key(event) {
@@ -119,7 +131,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (event.key === "ArrowUp") { steps.ArrowUp = from - 1; while (steps.ArrowUp >= 0 && !column(steps.ArrowUp, from)) steps.ArrowUp--; }
     if (event.key === "ArrowDown") { steps.ArrowDown = from + 1; while (steps.ArrowDown < places.length && !column(steps.ArrowDown, from)) steps.ArrowDown++; }
     if (event.key in steps) { event.preventDefault(); const to = places[steps[event.key]]; if (to) hover(to.number); }
-    if (event.key === "Enter" || event.key === " ") { event.preventDefault(); if (hovered !== null) choose(hovered); }
+    if (event.key === "Enter" || event.key === " ") { event.preventDefault(); if (hovered !== null) choose(hovered, event.shiftKey); }
     if (event.key === "Escape") hover(null);
   }
 
@@ -130,9 +142,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
 
   canvas.onmousemove = (event) => hover(under(event));
   canvas.onmouseleave = () => hover(null);
-  canvas.onclick = (event) => { const number = under(event); if (number !== null) choose(number); };
+  canvas.onclick = (event) => { const number = under(event); if (number !== null) choose(number, event.shiftKey); };
   canvas.onkeydown = key;
-  canvas.setAttribute("aria-label", "Attention patterns of " + grid.layers + " layers of " + grid.heads + " heads; arrow keys move, Enter chooses");
+  canvas.setAttribute("aria-label", "Attention patterns of " + grid.layers + " layers of " + grid.heads + " heads; arrow keys move, Enter chooses, shift and Enter takes a head out");
   window.addEventListener("probe-selection", selected);
   const resized = new ResizeObserver(() => layout());
   resized.observe(root);

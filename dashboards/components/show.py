@@ -1,5 +1,6 @@
 """How every page shows a result: figures in the reader's light or dark, the table, downloads, and the code for it."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,9 +18,22 @@ def theme() -> ThemeName:
 
 
 def figure(drawn: go.Figure, *, key: str) -> None:
-    """A figure with buttons to save it as PNG or SVG; drawn by the browser, from plotly's own file on this server."""
-    buttons = {"toImageButtonOptions": {"format": "svg", "filename": key, "scale": 2}, "displaylogo": False}
-    st.plotly_chart(drawn, theme=None, key=key, config=buttons)
+    """A figure with a button to save it; drawn by the browser, from plotly's own file on this server."""
+    title = drawn.layout.title.text or ""
+    if len(title) > LONGEST_TITLE and "<" not in title:
+        lines = textwrap.wrap(title, LONGEST_TITLE)
+        extra = 18 * (len(lines) - 1)
+        drawn.update_layout(
+            title_text="<br>".join(lines), height=(drawn.layout.height or 450) + extra,
+            margin_t=(drawn.layout.margin.t or 56) + extra,
+        )  # fmt: skip
+    image = {"format": st.session_state.get("image", FORMATS[0]).lower(), "filename": key, "scale": 2}
+    st.plotly_chart(drawn, theme=None, key=key, config={"toImageButtonOptions": image, "displaylogo": False})
+
+
+LONGEST_TITLE = 72
+"""Characters of a line: what a narrow window shows."""
+FORMATS = ("PNG", "SVG")
 
 
 def keep(
@@ -44,6 +58,10 @@ def keep(
             columns[2].download_button(
                 "Figures (HTML)", lambda: html_page(heading, [], [section]), f"{name}.html", key=f"{name}-html"
             )
+            st.radio(
+                "The camera above a figure saves it as", FORMATS, key="image", horizontal=True,
+                help="PNG: a picture, twice as large as on the screen. SVG: lines and letters, for print.",
+            )  # fmt: skip
 
 
 def shown(value: Any) -> str:

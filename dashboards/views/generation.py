@@ -1,14 +1,21 @@
-"""Generation: the whole distribution behind every token that the model writes."""
+"""Generation: the whole distribution behind every token that the model writes, or that it reads."""
 
+import re
+
+import pandas
 import streamlit as st
-from components.controls import Selection
+from components.controls import Selection, set_place
 from components.show import figure, keep, shown, theme
-from state import generated
+from components.token_strip import token_strip
+from state import Branches, Writing, chat_ids, generated, messages, scored
 
+from probe.errors import BadPrompt
 from probe.figures.generation import choice_bar, step_bars, surprise_bars
-from probe.generation import Generation
+from probe.generation import Generation, Step
+from probe.prompts import str_tokens
 from probe.tokens import show_token
 
+CONTINUE, CHAT, READ = "continue the text", "chat", "only read the text"
 PRESETS = {
     "as it comes": (1.0, None, None),
     "always the likeliest (temperature 0)": (0.0, None, None),
@@ -16,40 +23,78 @@ PRESETS = {
     "wild: the 20 likeliest, temperature 5": (5.0, 20, None),
     "my own": None,
 }
+ALTERNATIVES = 12
+"""Tokens that can be put in with a click."""
+SURE = 0.999
+"""Shares end a little below 1, so that no token is as dark as what nobody expected."""
 
 
 def page(chosen: Selection) -> None:
     """Settings, the text, one step of it in detail, and what surprised."""
     st.header("Which word comes next? (generation)")
-    columns = st.columns([3, 2, 2])
-    preset = PRESETS[columns[0].selectbox("How to choose", list(PRESETS), key="preset", bind="query-params")]
-    n = int(columns[1].number_input("New tokens", 1, 100, 16, key="n_new", bind="query-params"))
-    seed = int(columns[2].number_input("Seed", 0, 2**31 - 1, 0, key="seed", bind="query-params"))
-    temperature, top_k, top_p = _own() if preset is None else preset
-    made = generated(chosen.model_name, chosen.ids, n, temperature, top_k, top_p, seed)
-    st.markdown(_text(chosen, made))
-    steps = list(made.steps)
-    number = st.selectbox(
-        "Look behind", range(len(steps)), key="step", bind="query-params",
-        format_func=lambda place: f"{place}  {show_token(steps[place].text)}" if place < len(steps) else str(place),
+    mode = st.segmented_control(
+        "What the model does", [CONTINUE, CHAT, READ], default=CONTINUE, key="mode", bind="query-params",
+        help="All three are the same game: predict the next token. Chat puts marks around what you say; reading "
+        "compares each prediction with the token that follows.",
     )  # fmt: skip
-    step = steps[int(number or 0)]
+    if mode == READ:
+        return _read(chosen)
+    ids, begin = _conversation(chosen) if mode == CHAT else (chosen.ids, None)
+    _write(chosen, ids, begin)
+    return None
+
+
+def _write(chosen: Selection, ids: tuple[int, ...], begin: str | None) -> None:
+    """`begin`: how code begins a conversation; None: it continues the prompt."""
+    writing, branches = _settings(), _branches()
+    made = generated(chosen.model_name, ids, chosen.taken_out, writing, branches)
+    steps = made.steps
+    if not steps:
+        st.info("The context is full: there is no room for a new token.")
+        return
+    number = min(int(st.session_state.get("step") or 0), len(steps) - 1)
+    _text(made, number)
+    number = _choose_step(steps, number)
+    step = steps[number]
+    _put_in(chosen, step, number, branches)
     st.caption(
         f"The model’s own probability {step.model_probability:.2%}, rank {step.rank:,}; surprise {step.surprise:.2f} "
         f"nats, where {step.entropy:.2f} was to be expected (entropy). The slider shows other temperatures."
     )
-    figure(step_bars(step, temperature=temperature, theme=theme()), key="step-bars")
-    figure(choice_bar(step, temperature=temperature, top_k=top_k, top_p=top_p, theme=theme()), key="choice")
+    figure(step_bars(step, temperature=writing.temperature, theme=theme()), key="step-bars")
+    sampling = {"temperature": writing.temperature, "top_k": writing.top_k, "top_p": writing.top_p}
+    figure(choice_bar(step, **sampling, theme=theme()), key="choice")
     figure(surprise_bars(made, theme=theme()), key="surprise")
     keep(
-        made, _code(chosen, n, temperature, top_k, top_p, seed), name="generation", heading="Which word comes next?",
+        made, _code(chosen, writing, branches, begin, len(ids)), name="generation", heading="Which word comes next?",
         caption="Probabilities are those of this model; at each step 64 tokens are kept one by one and the others in a "
         "histogram, so that they stay right at other temperatures. The random number depends on seed and step alone.",
         draw=[
-            lambda theme: step_bars(step, temperature=temperature, theme=theme),
+            lambda theme: step_bars(step, temperature=writing.temperature, theme=theme),
             lambda theme: surprise_bars(made, theme=theme),
         ],
     )  # fmt: skip
+
+
+def _conversation(chosen: Selection) -> tuple[tuple[int, ...], str]:
+    """Token ids of a conversation, and the code that begins it."""
+    system = st.text_input(
+        "Who the model should be (system prompt)", key="system", bind="query-params",
+        placeholder="You are a helpful assistant.",
+    )  # fmt: skip
+    user = st.text_area("You say", "What is the capital of France?", key="user", bind="query-params", height=80)
+    ids = chat_ids(chosen.model_name, system, user)
+    with st.expander(f"What the model reads: {len(ids)} tokens, in its own template"):
+        st.code("".join(str_tokens(chosen.model.tokenizer, ids)), language=None)
+    return ids, f"made = probe.chat(model, {messages(system, user)!r}, "
+
+
+def _settings() -> Writing:
+    columns = st.columns([3, 2, 2])
+    preset = PRESETS[columns[0].selectbox("How to choose", list(PRESETS), key="preset", bind="query-params")]
+    n = int(columns[1].number_input("New tokens", 1, 100, 16, key="n_new", bind="query-params"))
+    seed = int(columns[2].number_input("Seed", 0, 2**31 - 1, 0, key="seed", bind="query-params"))
+    return Writing(n, *(_own() if preset is None else preset), seed)
 
 
 def _own() -> tuple[float, int | None, float | None]:
@@ -67,15 +112,133 @@ def _own() -> tuple[float, int | None, float | None]:
     return float(temperature), int(top_k) or None, float(top_p) if top_p < 1 else None
 
 
-def _text(chosen: Selection, made: Generation) -> str:
-    """The prompt, then what is new in bold, as plain text."""
-    return f"{shown(chosen.prompt)}:blue-background[{shown(made.text) or '∅'}]"
+def _branches() -> Branches:
+    """Words put in, as the URL has them: '3:1234 0:17'."""
+    given = st.session_state.get("branch", st.query_params.get("branch", ""))
+    if given:
+        columns = st.columns([4, 1], vertical_alignment="bottom")
+        given = columns[0].text_input(
+            "Words put in (step:token id)", key="branch", bind="query-params",
+            help="Each counts its steps from the one before it. Empty: the model’s own text.",
+        )  # fmt: skip
+        columns[1].button("Take back the last", key="take_back", on_click=_take_back)
+    parts = given.split()
+    if not all(re.fullmatch(r"\d{1,6}:\d{1,9}", part) for part in parts):
+        raise BadPrompt(f"words put in: {given[:80]!r}; expected step:token id, such as '3:1234'")
+    return tuple((int(step), int(token)) for step, token in (part.split(":") for part in parts))
 
 
-def _code(chosen: Selection, n: int, temperature: float, top_k: int | None, top_p: float | None, seed: int) -> str:
+def _take_back() -> None:
+    st.session_state["branch"] = " ".join(str(st.session_state["branch"]).split()[:-1])
+
+
+def _text(made: Generation, number: int) -> None:
+    """Prompt and continuation; a click on a new token looks behind it."""
+    n_prompt = len(made.prompt)
+    said = [f"{show_token(text)}: given" for text in made.str_tokens[:n_prompt]]
+    said += [
+        f"{show_token(step.text)}: probability {step.model_probability:.1%}, rank {step.rank:,}" for step in made.steps
+    ]
+    shares = [0.0] * n_prompt + [SURE * (1 - step.model_probability) for step in made.steps]
+
+    def pick(place: int, _: bool) -> None:
+        if place >= n_prompt:
+            st.session_state["step"] = place - n_prompt
+
+    token_strip(
+        made.str_tokens, shares, said, label="The text: click a new token to look behind it",
+        chosen=n_prompt + number, on_pick=pick, key="written",
+    )  # fmt: skip
+    st.caption("White: given. The darker a new token, the less the model expected it. Click one to look behind it.")
+
+
+def _choose_step(steps: tuple[Step, ...], number: int) -> int:
+    st.session_state["step"] = number
+    return int(
+        st.selectbox(
+            "Look behind", range(len(steps)), key="step", bind="query-params",
+            format_func=lambda place: f"{place}  {show_token(steps[place].text)}" if place < len(steps) else str(place),
+        )
+        or 0
+    )  # fmt: skip
+
+
+def _put_in(chosen: Selection, step: Step, number: int, branches: Branches) -> None:
+    """The alternatives as buttons: another text goes on from there."""
+    tokens = step.distribution.tokens[:ALTERNATIVES].tolist()
+    chances = step.distribution.probabilities()[:ALTERNATIVES].tolist()
+    names = {
+        token: f"{shown(show_token(text))} {chance:.1%}"
+        for token, text, chance in zip(tokens, step.distribution.texts, chances, strict=False)
+        if token != step.token
+    }
+
+    def put() -> None:
+        token = st.session_state.get("put_in")
+        if token is not None:
+            added = [*(f"{one}:{other}" for one, other in branches), f"{number}:{token}"]
+            st.session_state["branch"], st.session_state["step"] = " ".join(added), 0
+            st.session_state["put_in"] = None
+
+    st.pills(
+        f"Put another word in the place of ‘{shown(show_token(step.text))}’, and let the model go on",
+        list(names), format_func=lambda token: names.get(token, str(token)), key="put_in", on_change=put,
+    )  # fmt: skip
+
+
+def _read(chosen: Selection) -> None:
+    """Every position predicts: what was expected, and how surprising what followed was."""
+    found = scored(chosen.model_name, chosen.ids, chosen.taken_out)
+    surprise, rank = found.surprise[0].tolist(), found.rank[0].tolist()
+    texts = found.str_tokens[0]
+    most = max([one for one in surprise if one == one] or [1.0])
+    said = [f"{show_token(texts[0])}: the first; nothing predicts it"] + [
+        f"{show_token(text)}: surprise {surprise[place]:.2f} nats, rank {rank[place]:,}"
+        for place, text in enumerate(texts[1:])
+    ]
+    shares = [0.0] + [SURE * one / most for one in surprise[: len(texts) - 1]]
+    token_strip(
+        texts, shares, said, label="The text: click a token to see what was expected", chosen=chosen.query,
+        on_pick=set_place, key="read",
+    )  # fmt: skip
+    st.caption("The darker a token, the more it surprised. Click one to see what was expected after it.")
+    st.markdown(
+        f"Mean surprise **{float(found.mean_surprise[0]):.3f} nats** a token: as if it chose among "
+        f"{float(found.perplexity[0]):,.1f} equally likely tokens (perplexity)."
+    )
+    place = chosen.query
+    st.markdown(f"After ‘{shown(show_token(texts[place]))}’ \\[{place}\\] the model expected:")
+    expected = pandas.DataFrame(
+        {
+            "token": [show_token(found.texts[token]) for token in found.top_tokens[0, place].tolist()],
+            "probability": found.top_probabilities[0, place].tolist(),
+        }
+    )  # fmt: skip
+    st.dataframe(
+        expected, hide_index=True,
+        column_config={"probability": st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)},
+    )  # fmt: skip
+    figure(surprise_bars(found, theme=theme()), key="surprise-read")
+    keep(
+        found,
+        chosen.code(
+            f"scores = probe.score_text(model, prompt, document_start=document_start{chosen.without})",
+            "print(scores.to_dataframe().to_string())",
+        ),
+        name="scores", heading="How surprising is this text?",
+        caption="Surprise is the negative logarithm of the probability that the model gave to the token that follows.",
+        draw=[lambda theme: surprise_bars(found, theme=theme)],
+    )  # fmt: skip
+
+
+def _code(chosen: Selection, writing: Writing, branches: Branches, begin: str | None, n_prompt: int) -> str:
+    n_run = min(n_prompt + writing.n, chosen.model.config.n_ctx) - 1
+    start = begin or "made = probe.generate(model, prompt, document_start=document_start, "
     return chosen.code(
-        f"made = probe.generate(model, prompt, max_tokens={n}, temperature={temperature}, top_k={top_k}, "
-        f"top_p={top_p}, seed={seed}, document_start=document_start).run()",
+        f"{start}max_tokens={writing.n}, temperature={writing.temperature}, top_k={writing.top_k}, "
+        f"top_p={writing.top_p}, seed={writing.seed}{chosen.without}).run()",
+        *(f"made = made.branch({step}, {token}).run()" for step, token in branches),
         "for step in made.steps:",
         "    print(repr(step.text), step.model_probability, step.rank)",
+        n_tokens=n_run,
     )

@@ -1,24 +1,40 @@
 """Heads: every head's attention at once, and one of them in detail."""
 
 import dataclasses
+import difflib
+import re
 
+import numpy as np
 import pandas
 import plotly.graph_objects as go
 import streamlit as st
-from components.controls import Selection, set_head
-from components.head_grid import head_grid
+from components.controls import Selection, set_head, set_place, switch_head
+from components.head_grid import Overlay, head_grid
 from components.show import figure, keep, shown, theme
-from state import ONE_HEAD, layer_recording, overview
+from components.token_strip import token_strip
+from state import ONE_HEAD, Overview, attribution, contrast, layer_recording, looks, needed, overview
 
 import probe
 from probe.figures._theme import ThemeName
 from probe.figures.attention import attention_heatmap
 from probe.methods.attention import HeadPattern, read_look
 from probe.methods.heads import SCORES
+from probe.prompts import str_tokens
 from probe.tokens import show_token
 
+PATTERN, LOOK, WRITES, NEEDED = (
+    "pattern",
+    "from query to key",
+    "what it writes for the answer",
+    "what is lost without it",
+)
 ABOUT = {
-    "pattern": "Each picture is one head: rows look, columns are looked at; darker is more.",
+    PATTERN: "Each picture is one head: rows look, columns are looked at; darker is more.",
+    LOOK: "How much each head looks from the chosen query to the chosen key.",
+    WRITES: "What each head writes, straight to the logits, for the likeliest next token above the second (direct "
+    "logit attribution): blue for the likeliest, brown against it.",
+    NEEDED: "What happens to the same difference when this head alone is taken out and the rest runs on "
+    "(ablation): brown, it falls; blue, it rises.",
     "previous token": "How much each token looks at the one just before it.",
     "duplicate token": "How much a token that came before looks at its earlier place.",
     "induction": "How much a token that came before looks at what followed it then.",
@@ -31,17 +47,37 @@ ABOUT = {
 def page(chosen: Selection) -> None:
     """Grid, then the chosen head."""
     st.header("Where does each word look? (attention heads)")
-    found = overview(chosen.model_name, chosen.ids)
-    columns = st.columns(2)
+    found = overview(chosen.model_name, chosen.ids, chosen.taken_out)
+    columns = st.columns([3, 2, 2, 2])
     overlay = columns[0].selectbox(
-        "Show in the grid", [name for name in ABOUT if name == "pattern" or name in found.scores], key="overlay",
-        bind="query-params",
+        "Show in the grid",
+        [name for name in ABOUT if name in (PATTERN, LOOK, WRITES, NEEDED) or name in found.scores],
+        key="overlay", bind="query-params",
     )  # fmt: skip
-    sort = columns[1].selectbox(
-        "Sort by", ["layer", *(name for name in SCORES if name in found.scores)], key="sort", bind="query-params"
+    values = _overlay(chosen, found, overlay)
+    orders = ["layer", *(["what is shown"] if values is not None else []), *(n for n in SCORES if n in found.scores)]
+    if st.session_state.get("sort", "layer") not in orders:
+        st.session_state["sort"] = "layer"
+    sort = columns[1].selectbox("Sort by", orders, key="sort", bind="query-params")
+    least = columns[2].slider(
+        "Fade below", 0.0, 1.0, 0.0, 0.05, key="least", bind="query-params", disabled=values is None,
+        help="As a share of the largest number in the grid. Pictures are never faded.",
+    )  # fmt: skip
+    columns[3].text_input(
+        "Find", key="find", placeholder="L9H6, induction", on_change=_find, args=(chosen, tuple(found.scores)),
+        help="A head by name, or what to sort by.",
+    )  # fmt: skip
+    if st.session_state.get("not_found"):
+        st.warning(shown(st.session_state["not_found"]))
+    st.caption(
+        f"{ABOUT[overlay]} Point to preview, click to choose, shift+click to take out; with the keyboard: arrows, "
+        "Enter, Esc."
     )
-    st.caption(f"{ABOUT[overlay]} Point to preview, click to choose; with the keyboard: arrows, Enter, Esc.")
-    head_grid(found, chosen.layer, chosen.head, overlay=overlay, sort=sort, on_pick=set_head)
+    order = None if values is None else np.abs(values.values)
+    head_grid(
+        found, chosen.layer, chosen.head, taken_out=chosen.taken_out, overlay=values, least=least,
+        order=order if sort == "what is shown" else found.scores.get(sort), on_pick=set_head, on_switch=switch_head,
+    )  # fmt: skip
     st.subheader(f"Layer {chosen.layer}, head {chosen.head}")
     if len(chosen.ids) > ONE_HEAD:
         st.info(f"A single head is shown in full up to {ONE_HEAD} tokens; this text has {len(chosen.ids):,}.")
@@ -49,8 +85,46 @@ def page(chosen: Selection) -> None:
     _one_head(chosen)
 
 
+def _overlay(chosen: Selection, found: Overview, name: str) -> Overlay | None:
+    """The numbers that the grid shows in the place of pictures."""
+    asked = chosen.model_name, chosen.ids, chosen.taken_out
+    if name in found.scores:
+        return Overlay(found.scores[name])
+    if name == LOOK:
+        return Overlay(looks(*asked, chosen.query)[:, :, chosen.key])
+    if name in (WRITES, NEEDED):
+        target, against = contrast(chosen.model_name, chosen.ids)
+        values = (
+            attribution(*asked, target, against) if name == WRITES else needed(chosen.model_name, chosen.ids)
+        )  # fmt: skip
+        texts = (shown(show_token(text)) for text in str_tokens(chosen.model.tokenizer, [target, against]))
+        st.caption("The likeliest next token and the second: ‘{}’, ‘{}’.".format(*texts))
+        return Overlay(values, signed=True)
+    return None
+
+
+def _find(chosen: Selection, scores: tuple[str, ...]) -> None:
+    """Before the page runs again: choose the head of this name, or sort by the score of this name."""
+    wanted = str(st.session_state["find"]).strip()
+    config = chosen.model.config
+    st.session_state["not_found"] = ""
+    if head := re.fullmatch(r"[lL]?(\d+)\s*[hH.:,]\s*(\d+)", wanted):
+        layer, number = map(int, head.groups())
+        if layer < config.n_layers and number < config.n_heads:
+            return set_head(layer, number)
+    near = difflib.get_close_matches(wanted.lower(), scores, 1, cutoff=0.5)
+    if near:
+        st.session_state["overlay"] = st.session_state["sort"] = near[0]
+    elif wanted:
+        st.session_state["not_found"] = (
+            f"Nothing is called {wanted!r}: heads are L0H0 to L{config.n_layers - 1}H{config.n_heads - 1}, and scores "
+            f"{', '.join(scores)}."
+        )
+    return None
+
+
 def _one_head(chosen: Selection) -> None:
-    recording = layer_recording(chosen.model_name, chosen.ids, chosen.layer)
+    recording = layer_recording(chosen.model_name, chosen.ids, chosen.layer, chosen.taken_out)
     weighted = st.toggle(
         "Weigh by what is passed on", key="weighted", bind="query-params",
         help="Attention times the length of what the head would write for each token: a head can rest on a token "
@@ -68,6 +142,12 @@ def _one_head(chosen: Selection) -> None:
         mass = float(pattern.pattern[1:, 0].mean())
         st.caption(f"Left out: {mass:.1%} of the attention, on average over the rows. The largest weight is darkest.")
     st.markdown(_in_words(chosen, plain))
+    weights = plain.pattern[chosen.query].tolist()
+    token_strip(
+        chosen.str_tokens, weights, _looked_at(chosen, weights), label="The text: click where to look from",
+        chosen=chosen.query, second=chosen.key, on_pick=set_place, key="strip",
+    )  # fmt: skip
+    st.caption("The darker, the more it is looked at. Click: look from there; with shift: look at it.")
     with st.container(horizontal=True):  # beside one another where there is room
         with st.container(width=580):
             figure(_drawn(pattern, hide, theme()), key="pattern")
@@ -80,6 +160,15 @@ def _one_head(chosen: Selection) -> None:
         "come from, not whether it is used: for that, take the head out (ablation).",
         draw=[lambda theme: _drawn(pattern, hide, theme)],
     )  # fmt: skip
+
+
+def _looked_at(chosen: Selection, weights: list[float]) -> list[str]:
+    """What a pointer learns of each token."""
+    return [
+        f"{show_token(text)} [{place}]: "
+        + (f"gets {weight:.1%}" if place <= chosen.query else f"comes after [{chosen.query}], so it is not seen")
+        for place, (text, weight) in enumerate(zip(chosen.str_tokens, weights, strict=True))
+    ]
 
 
 def _drawn(pattern: HeadPattern, hide: bool, theme: ThemeName) -> go.Figure:
@@ -141,7 +230,7 @@ def _code(chosen: Selection, weighted: bool) -> str:
     read = "probe.value_weighted_pattern(model, recording" if weighted else "probe.read_pattern(recording"
     return chosen.code(
         f"recording = probe.record(model, prompt, sites={sites}, layers=[{chosen.layer}], "
-        "document_start=document_start)",
+        f"document_start=document_start{chosen.without})",
         f"head = {read}, {chosen.layer}, {chosen.head})",
         f"print(head.pattern[{chosen.query}])  # where the token at {chosen.query} looks",
     )

@@ -1,11 +1,14 @@
 """Logit lens: what each layer would say next, if the model ended there."""
 
+import pandas
 import streamlit as st
-from components.controls import Selection
+from components.controls import Selection, set_place
 from components.show import figure, keep, shown, theme
-from state import LENS_POSITIONS, lens_readout
+from components.token_strip import token_strip
+from state import LENS_POSITIONS, lens_change, lens_positions, lens_readout, tuned_lens
 
-from probe.figures.lens import Colour, lens_heatmap, lens_lines
+from probe.figures.lens import Colour, lens_difference_heatmap, lens_heatmap, lens_lines, place_label
+from probe.methods.lens import LensDifference, LensReadout
 from probe.tokens import show_token
 
 COLOURS: dict[str, Colour] = {
@@ -14,43 +17,116 @@ COLOURS: dict[str, Colour] = {
     "how undecided (entropy)": "entropy",
     "how far from the end (KL)": "divergence",
 }
+SITES = ["resid_pre", "resid_mid", "resid_post"]
 
 
 def page(chosen: Selection) -> None:
-    """Layers by positions, then the ranks of the tokens that were ever first."""
+    """Layers by positions, one place of it, then the ranks of the tokens that were ever first."""
     st.header("What would each layer say next? (logit lens)")
-    colour = COLOURS[st.selectbox("Colour", list(COLOURS), key="lens_colour", bind="query-params")]
-    readout = lens_readout(chosen.model_name, chosen.ids)
-    first = max(0, len(chosen.ids) - LENS_POSITIONS)
-    if first:
+    columns = st.columns([3, 2, 2], vertical_alignment="bottom")
+    colour = COLOURS[columns[0].selectbox("Colour", list(COLOURS), key="lens_colour", bind="query-params")]
+    tuned = _tuned(chosen, columns[1])
+    changed = columns[2].toggle(
+        "What changed", key="lens_change", bind="query-params", disabled=not chosen.taken_out,
+        help="With heads taken out (in the sidebar): what each layer says otherwise than in the whole model.",
+    )  # fmt: skip
+    asked = chosen.model_name, chosen.ids, chosen.taken_out, tuned
+    readout = lens_readout(*asked)
+    difference = lens_change(*asked) if changed and chosen.taken_out else None
+    kept = lens_positions(len(chosen.ids))
+    if kept[0]:
         st.caption(f"Shown are the last {LENS_POSITIONS} of {len(chosen.ids):,} tokens; all of them were read.")
+    if difference is not None:
+        figure(lens_difference_heatmap(difference, theme=theme()), key="lens-change")
     figure(lens_heatmap(readout, colour=colour, theme=theme()), key="lens")
-    position = max(chosen.query, first)
-    st.subheader("From the embedding to the end")
-    st.markdown(
-        f"After ‘{shown(show_token(chosen.str_tokens[position]))}’ \\[{position}\\] (“From” in the sidebar): the rank "
-        "of every token that was first at some place."
-    )
-    figure(lens_lines(readout, position=position, theme=theme()), key="lens-lines")
+    position = max(chosen.query, kept[0])
+    _position(chosen, readout, kept, position)
     keep(
-        readout, _code(chosen, first, position), name="lens", heading="What would each layer say next?",
-        caption="Each place of the residual stream is read with the model’s own final norm and unembedding. Early "
-        "layers do not write for that reader: where a place is hatched it predicts worse than knowing nothing.",
+        readout if difference is None else difference, _code(chosen, kept, position, tuned, difference), name="lens",
+        heading="What would each layer say next?",
+        caption="Each place of the residual stream is read with the model’s own final norm and unembedding"
+        + (", after a translation that was fitted for each place (tuned lens). " if tuned else ". Early layers do not "
+           "write for that reader. ")
+        + "Where a place is hatched it predicts worse than knowing nothing.",
         draw=[
+            *([] if difference is None else [lambda theme: lens_difference_heatmap(difference, theme=theme)]),
             lambda theme: lens_heatmap(readout, colour=colour, theme=theme),
             lambda theme: lens_lines(readout, position=position, theme=theme),
         ],
     )  # fmt: skip
 
 
-def _code(chosen: Selection, first: int, position: int) -> str:
+def _tuned(chosen: Selection, column: st.delta_generator.DeltaGenerator) -> bool:
+    found = tuned_lens(chosen.model_name)
+    return column.toggle(
+        "Tuned lens", key="tuned", bind="query-params", disabled=found is None,
+        help=found.verdict() if found else "None was fitted for this model yet: probe.fit_tuned_lens(model), minutes.",
+    ) and found is not None  # fmt: skip
+
+
+def _position(chosen: Selection, readout: LensReadout, kept: list[int], position: int) -> None:
+    """One column of the map: what each place expects after one token, and what that step added."""
+    st.subheader("From the embedding to the end")
+    ends = dict(zip(kept, readout.final_tokens[0].tolist(), strict=True))
+    sure = dict(zip(kept, readout.final_log_probs[-1, 0].exp().tolist(), strict=True))
+    said = [
+        f"{show_token(text)} [{place}]"
+        + (f": then ‘{show_token(readout.texts[ends[place]])}’, {sure[place]:.1%}" if place in ends else ": not read")
+        for place, text in enumerate(chosen.str_tokens)
+    ]
+    token_strip(
+        chosen.str_tokens, [sure.get(place, 0.0) for place in range(len(said))], said, chosen=position,
+        label="The text: click the token after which to look", on_pick=set_place, key="lens-strip",
+    )  # fmt: skip
+    st.markdown(
+        f"The darker, the surer the model is in the end of what comes next. After "
+        f"‘{shown(show_token(chosen.str_tokens[position]))}’ \\[{position}\\] (click another): the rank of every token "
+        "that was first at some place."
+    )
+    figure(lens_lines(readout, position=position, theme=theme()), key="lens-lines")
+    st.markdown("The likeliest tokens at one place, and how likely they were one step before:")
+    names = [place_label(place) for place in readout.places]
+    at = st.select_slider("Read after", names, names[-1], key="lens_place", bind="query-params")
+    st.dataframe(
+        _candidates(readout, names.index(at), kept.index(position)), hide_index=True,
+        column_config={
+            name: st.column_config.NumberColumn(format="percent") for name in ("probability", "before this step")
+        },
+    )  # fmt: skip
+
+
+def _candidates(readout: LensReadout, place: int, column: int) -> pandas.DataFrame:
+    """The likeliest tokens at a place, and what this step did to them."""
+    tokens = readout.top_tokens[place, 0, column].tolist()
+    chances = readout.top_log_probs[place, 0, column].exp().tolist()
+    rows = {"token": [show_token(readout.texts[token]) for token in tokens], "probability": chances}
+    if place:
+        before = dict(zip(
+            readout.top_tokens[place - 1, 0, column].tolist(),
+            readout.top_log_probs[place - 1, 0, column].exp().tolist(), strict=True,
+        ))  # fmt: skip
+        rows["before this step"] = [before.get(token) for token in tokens]
+    return pandas.DataFrame(rows)
+
+
+def _code(
+    chosen: Selection, kept: list[int], position: int, tuned: bool, difference: LensDifference | None
+) -> str:  # fmt: skip
+    arguments = f"sites={SITES}, positions=list(range({kept[0]}, {kept[-1] + 1})), document_start=document_start"
+    lens = ["lens = probe.load_tuned_lens(model)"] if tuned else []
+    with_lens = ", tuned=lens" if tuned else ""
+    if difference is not None:
+        return chosen.code(
+            *lens,
+            f"before = probe.record(model, prompt, {arguments})",
+            f"after = probe.record(model, prompt, {arguments}, interventions=taken_out)",
+            f"change = probe.lens_difference(model, before, after{with_lens})",
+            "print(change.to_dataframe().to_string())",
+        )
     return chosen.code(
-        'sites = ["resid_pre", "resid_mid", "resid_post"]',
-        f"kept = list(range({first}, {len(chosen.ids)}))",
-        "recording = probe.record(model, prompt, sites=sites, positions=kept, document_start=document_start)",
-        "readout = probe.logit_lens(model, recording)",
-        "for place, tokens in zip(readout.places, readout.top_tokens[:, 0, "
-        + str(position - first)
-        + ", 0].tolist()):",
+        *lens,
+        f"recording = probe.record(model, prompt, {arguments}{chosen.without})",
+        f"readout = probe.logit_lens(model, recording{with_lens})",
+        f"for place, tokens in zip(readout.places, readout.top_tokens[:, 0, {kept.index(position)}, 0].tolist()):",
         "    print(place, readout.texts[tokens])",
     )

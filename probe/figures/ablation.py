@@ -109,6 +109,41 @@ def total_against_direct(sweep: AblationSweep, *, theme: ThemeName = "light") ->
     return _explained(figure, sweep, evidence, look, title, height=490, more=[line], shown_as="open circles")
 
 
+def prompt_effects(sweep: AblationSweep, unit: str, *, theme: ThemeName = "light") -> go.Figure:
+    """The effect of one unit on every prompt, template by template, with the mean and its 95 % interval.
+
+    Raises:
+        UnknownName: the unit was not swept.
+    """
+    look = find_theme(theme)
+    mean = sweep.effect(unit)
+    place = [one.name for one in sweep.units].index(unit)
+    kind, rows = next(iter(sweep.groups.items()), ("prompt", [0] * sweep.effects.shape[1]))
+    values = sweep.effects[place].tolist()
+    figure = go.Figure(
+        go.Scatter(
+            x=values, y=[str(row) for row in rows], mode="markers",
+            marker={"size": 8, "opacity": 0.75, "color": [look.raises if v >= 0 else look.lowers for v in values]},
+            hovertext=[f"prompt {number}, {kind} {row}" for number, row in enumerate(rows)],
+            hovertemplate="%{hovertext}<br>%{x:+.4f} " + sweep.unit + "<extra></extra>", showlegend=False,
+        )
+    )  # fmt: skip
+    evidence = evidence_of(sweep)
+    if evidence is not None:
+        figure.add_vrect(
+            x0=float(evidence.low[place]), x1=float(evidence.high[place]), fillcolor=look.muted, opacity=0.2,
+            line_width=0, layer="below",
+        )  # fmt: skip
+    figure.add_vline(x=mean, line={"color": look.text, "width": 2})
+    figure.add_vline(x=0.0, line={"color": look.muted, "width": 1, "dash": "dot"})
+    title = f"{unit} on every prompt: effect on {name_label(sweep.metric)} ({sweep.unit})"
+    lines = [f"line: mean {mean:+.3f}, of {prompts_line(sweep)}; band: its 95 % interval"]
+    titled_below(figure, look, title, lines, height=150 + 22 * len(set(rows)))
+    figure.update_xaxes(title_text=f"effect ({sweep.unit})")
+    figure.update_yaxes(title_text=kind, type="category", autorange="reversed")
+    return figure
+
+
 def agreement_plot(found: Agreement, *, theme: ThemeName = "light") -> go.Figure:
     """The effects of each unit measured in two ways; on the line, both say the same."""
     look = find_theme(theme)

@@ -2,6 +2,7 @@
 
 import plotly.graph_objects as go
 
+from probe.errors import BadShape
 from probe.figures._theme import ThemeName, find_theme, themed, token_label
 from probe.methods.distribution import NextTokens
 
@@ -35,4 +36,43 @@ def next_token_bars(distribution: NextTokens, *, theme: ThemeName = "light") -> 
         range=[n - 0.5, -0.5],
         showgrid=False,
     )
+    return figure
+
+
+def next_token_change(before: NextTokens, after: NextTokens, *, theme: ThemeName = "light") -> go.Figure:
+    """The same tokens in two runs, two bars each; those that are likeliest in either stand at the top.
+
+    Raises:
+        BadShape: the two list different tokens; `next_tokens(..., tokens=...)` lists the same.
+    """
+    if before.tokens.tolist() != after.tokens.tolist():
+        raise BadShape("before and after list different tokens: call next_tokens with the same tokens=[...] for both")
+    look = find_theme(theme)
+    pairs = zip(before.probabilities.tolist(), after.probabilities.tolist(), strict=True)
+    order = [place for place, _ in sorted(enumerate(pairs), key=lambda one: -max(one[1]))]
+    texts = [before.texts[place] for place in order]
+    places = list(range(len(order)))
+    figure = go.Figure()
+    for name, run, colour in (("before", before, look.muted), ("after", after, look.lines[0])):
+        chances, logits = run.probabilities[order], run.logits[order]
+        figure.add_trace(
+            go.Bar(
+                x=chances.numpy(), y=places, orientation="h", name=name, marker={"color": colour},
+                text=[f"{chance:.1%}" for chance in chances.tolist()], textposition="outside", cliponaxis=False,
+                customdata=logits.numpy(), hovertext=[token_label(text, longest=None) for text in texts],
+                hovertemplate=f"'%{{hovertext}}' {name}<br>probability %{{x:.6f}}<br>logit %{{customdata:.4f}}"
+                "<extra></extra>",
+            )
+        )  # fmt: skip
+    title = f"What comes next, before and after (entropy {before.entropy:.2f} and {after.entropy:.2f} nats)"
+    themed(figure, look, title=title, height=120 + 34 * len(order))
+    most = max(float(before.probabilities.max()), float(after.probabilities.max()))
+    figure.update_layout(
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 1, "xanchor": "right"}, bargap=0.2
+    )
+    figure.update_xaxes(title_text="probability", tickformat=".0%", range=[0.0, 1.15 * most])
+    figure.update_yaxes(
+        title_text="candidate token", tickmode="array", tickvals=places, showgrid=False,
+        ticktext=[token_label(text) for text in texts], range=[len(order) - 0.5, -0.5],
+    )  # fmt: skip
     return figure

@@ -1,15 +1,17 @@
 """The distribution behind the next token: the likeliest candidates, and how much is left for all others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import OutOfRange, check_index
 from probe.gpt import GPT, at_least_float32
 from probe.methods._inputs import check_same_model, column_of, manifest_of, token_texts
+from probe.prompts import token_id
 from probe.recording import Recording
 from probe.results import Result
 
@@ -22,8 +24,10 @@ class NextTokens(Result):
     """What the model expects after one position of one prompt."""
 
     tokens: Int[Tensor, " top"]
-    """Ids, the likeliest first."""
+    """Ids, the likeliest first, or as asked for."""
     texts: list[str]
+    ranks: Int[Tensor, " top"]
+    """Among all tokens; 1 is the likeliest."""
     probabilities: Float[Tensor, " top"]
     """0 to 1."""
     logits: Float[Tensor, " top"]
@@ -44,7 +48,7 @@ class NextTokens(Result):
         import pandas  # half a second that only tables need
 
         columns = {
-            "rank": range(1, len(self.texts) + 1),
+            "rank": self.ranks.tolist(),
             "token": self.texts,
             "token_id": self.tokens.tolist(),
             "probability": self.probabilities.tolist(),
@@ -53,13 +57,19 @@ class NextTokens(Result):
         return pandas.DataFrame(columns)
 
 
-def next_tokens(model: GPT, recording: Recording, *, prompt: int = 0, position: int = -1, top: int = 10) -> NextTokens:
+def next_tokens(
+    model: GPT, recording: Recording, *, prompt: int = 0, position: int = -1, top: int = 10,
+    tokens: Sequence[str | int] | None = None,
+) -> NextTokens:  # fmt: skip
     """The `top` likeliest tokens after one position of one prompt; a vocabulary of fewer is listed whole.
+
+    `tokens`: these instead, as text or id, in this order.
 
     Raises:
         DifferentModel: the recording is of another model.
         SiteNotRecorded: logits were not kept, or not at this position.
-        OutOfRange: no such prompt or position, or `top` below 1.
+        OutOfRange: no such prompt, position or token id, or `top` below 1.
+        BadPrompt: a text that is not one token.
     """
     check_same_model(model, recording)
     if top < 1:
@@ -69,13 +79,18 @@ def next_tokens(model: GPT, recording: Recording, *, prompt: int = 0, position: 
     position = check_index("position", position, int(recording.lengths[prompt]), owner=f"prompt {prompt}")
     row = logits[prompt, column_of(recording, prompt, position)].detach()
     log_probs = row.log_softmax(-1)
-    best = log_probs.topk(min(top, len(row)))
+    if tokens is None:
+        listed = log_probs.topk(min(top, len(row))).indices
+    else:
+        listed = torch.tensor([token_id(model.config, model.tokenizer, token) for token in tokens], device=row.device)
+    texts = token_texts(model, listed.tolist())
     return NextTokens(
-        tokens=best.indices.cpu(),
-        texts=list(map(token_texts(model, best.indices.tolist()).__getitem__, best.indices.tolist())),
-        probabilities=best.values.exp().cpu(),
-        logits=row[best.indices].cpu(),
+        tokens=listed.cpu(),
+        texts=[texts[token] for token in listed.tolist()],
+        ranks=(row > row[listed, None]).sum(-1).cpu() + 1,
+        probabilities=log_probs[listed].exp().cpu(),
+        logits=row[listed].cpu(),
         entropy=float(-(log_probs.exp() * log_probs).sum()),
         d_vocab=len(row),
-        manifest=manifest_of(recording, "next tokens", prompt=prompt, position=position, top=top),
+        manifest=manifest_of(recording, "next tokens", prompt=prompt, position=position, tokens=listed.tolist()),
     )

@@ -7,7 +7,7 @@ Source: Olsson et al., "In-context learning and induction heads" (2022); Elhage 
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from probe.errors import BadPrompt, OutOfRange, as_integer, check_choice
+from probe.errors import BadIntervention, BadPrompt, OutOfRange, as_integer, check_choice
 from probe.gpt import GPT
+from probe.interventions import Intervention, list_interventions
 from probe.pieces import Pieces
 from probe.prompts import Prompts, read_prompts
 from probe.provenance import fingerprint, provenance
@@ -126,6 +127,7 @@ def head_scores(
     n_random: int = 8,
     random_length: int | None = None,
     seed: int = 0,
+    interventions: Intervention | Iterable[Intervention] = (),
     folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> HeadScores:
@@ -139,6 +141,7 @@ def head_scores(
         n_random: how many random prompts; 0: texts only. Each is `random_length` different tokens, no special ones,
             twice in a row. None: 48, or what the context holds.
         seed: of the random tokens.
+        interventions: as in `record`, in every pass.
         folder: keep each prompt's scores there, so that the same call goes on after an interruption. Without one,
             Ctrl-C returns the scores of the prompts that are done (`n_prompts` says how many).
         progress: show in a terminal (stderr) how far it is, if it takes longer than a second.
@@ -149,6 +152,7 @@ def head_scores(
     Raises:
         BadPrompt: neither texts nor random prompts; a text of fewer than three tokens; a prompt that does not fit.
         OutOfRange: a negative number; more different tokens than the vocabulary has.
+        BadIntervention: one that does not fit; or any with a folder, which cannot tell whether it is the same again.
         NotSaved: the folder holds the pieces of another call.
 
     Source: Olsson et al. (2022).
@@ -165,7 +169,10 @@ def head_scores(
         batches["random"] = list(read_prompts(model.config, model.tokenizer, drawn, document_start=document_start).ids)
     if not batches:
         raise BadPrompt("no prompts: give texts, or n_random above 0")
-    done, tallies = _score_all(model, batches, folder, progress)
+    changes = list_interventions(interventions)
+    if changes and folder is not None:
+        raise BadIntervention("head_scores with interventions keeps no folder: what they do cannot be compared later")
+    done, tallies = _score_all(model, batches, changes, folder, progress)
     summaries = [_summary(of_source) for of_source in tallies.values()]
     return HeadScores(
         sources=tuple(tallies),
@@ -176,6 +183,7 @@ def head_scores(
             "prompts": {source: [list(ids) for ids in rows] for source, rows in batches.items()},
             "method_arguments": {
                 "document_start": document_start, "n_random": n_random, "random_length": length, "seed": seed,
+                "interventions": [str(one) for one in changes],
             },
         },
     )  # fmt: skip
@@ -192,7 +200,11 @@ class _Tally:
 
 
 def _score_all(
-    model: GPT, batches: Mapping[Source, list[tuple[int, ...]]], folder: str | os.PathLike[str] | None, progress: bool
+    model: GPT,
+    batches: Mapping[Source, list[tuple[int, ...]]],
+    changes: Sequence[Intervention],
+    folder: str | os.PathLike[str] | None,
+    progress: bool,
 ) -> tuple[bool, dict[Source, list[_Tally]]]:
     """Whether every prompt was scored, and the tallies by source, prompt by prompt."""
     pieces = Pieces(folder, {"fingerprint": fingerprint(model), "prompts": batches})
@@ -206,7 +218,7 @@ def _score_all(
         ):
             name = f"{source}-{number:05}"
             if name not in pieces:
-                pieces.put(name, dataclasses.asdict(_score(model, ids)))
+                pieces.put(name, dataclasses.asdict(_score(model, ids, changes)))
             found.setdefault(source, []).append(_Tally(**pieces.get(name)))
     except KeyboardInterrupt:
         if folder is not None or not found:
@@ -215,9 +227,12 @@ def _score_all(
     return True, found
 
 
-def _score(model: GPT, ids: Sequence[int]) -> _Tally:
+def _score(model: GPT, ids: Sequence[int], changes: Sequence[Intervention]) -> _Tally:
     wanted = _Wanted.of(torch.tensor(ids, device=model.device))
-    recording = record(model, [list(ids)], sites=[], reduce={"pattern": lambda p, _: wanted.sums(p[0])}, logits=False)
+    recording = record(
+        model, [list(ids)], sites=[], reduce={"pattern": lambda p, _: wanted.sums(p[0])}, logits=False,
+        interventions=changes,
+    )  # fmt: skip
     both = recording.stack("pattern").cpu()  # (layer, sums or counts, score, head)
     return _Tally(both[:, 0].movedim(0, 1), both[:, 1].movedim(0, 1), wanted.chance().cpu())
 

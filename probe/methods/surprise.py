@@ -2,7 +2,7 @@
 token is. The same game as generation, with the tokens chosen by someone else."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.errors import BadPrompt
+from probe.errors import BadIntervention, BadPrompt
 from probe.gpt import GPT, at_least_float32
+from probe.interventions import Intervention, list_interventions
 from probe.methods._inputs import manifest_of, texts_of, token_texts
 from probe.methods._stream import LOGITS_AT_ONCE, check_top, entropy_of, ranks_of
 from probe.prompts import Prompts
@@ -84,7 +85,10 @@ class TextScores(Result):
                 }  # fmt: skip
 
 
-def score_text(model: GPT, prompts: Prompts, *, document_start: bool = False, top: int = 5) -> TextScores:
+def score_text(
+    model: GPT, prompts: Prompts, *, document_start: bool = False, top: int = 5,
+    interventions: Intervention | Iterable[Intervention] = (),
+) -> TextScores:  # fmt: skip
     """Predict every token of a text from those before it.
 
     The first token is scored only with `document_start`, which gives it something to follow. Logits are made a few
@@ -93,6 +97,7 @@ def score_text(model: GPT, prompts: Prompts, *, document_start: bool = False, to
     Args:
         prompts: a text, several, or token ids, of two tokens or more each.
         top: how many of the most expected tokens to list at every position.
+        interventions: as in `record`, but for the final norm, which is not run as a part of the pass here.
 
     Returns:
         Surprise (nats), rank, entropy (nats) and expectations at every position; see TextScores.
@@ -100,11 +105,17 @@ def score_text(model: GPT, prompts: Prompts, *, document_start: bool = False, to
     Raises:
         BadPrompt: a prompt of one token, which predicts nothing that is there.
         OutOfRange: `top` below 1 or above the vocabulary.
+        BadIntervention: one that does not fit, or that changes the final norm.
     """
     check_top(top, model.config.d_vocab)
+    changes = list_interventions(interventions)
+    for one in changes:
+        if "ln_final" in one.site:
+            raise BadIntervention(f"{one}: score_text reads the stream before the final norm; record(...) changes that")
     last = model.config.n_layers - 1
     recording = record(
-        model, prompts, sites=["resid_post"], layers=last, logits=False, document_start=document_start
+        model, prompts, sites=["resid_post"], layers=last, logits=False, document_start=document_start,
+        interventions=changes,
     )  # fmt: skip
     tokens = recording.tokens
     assert tokens is not None, "prompts are text or ids"

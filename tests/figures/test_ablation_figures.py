@@ -11,7 +11,7 @@ import torch
 import probe
 from probe.errors import OutOfRange, UnknownName
 from probe.figures._theme import THEMES
-from probe.figures.ablation import ablation_bars, ablation_map, agreement_plot, total_against_direct
+from probe.figures.ablation import ablation_bars, ablation_map, agreement_plot, prompt_effects, total_against_direct
 from tests.tiny import tiny_model
 
 PROMPTS = [[(7 * row + 3 * place * place) % 50 for place in range(8)] for row in range(8)]
@@ -188,3 +188,19 @@ def test_correlations_that_do_not_exist_are_said_not_to(sweep):
     found = dataclasses.replace(probe.agreement(sweep, sweep, k=3), pearson=float("nan"), spearman=float("nan"))
     shown = below(agreement_plot(found))
     assert ": nan" not in shown and "too few for one" in shown and "one does not vary" in shown
+
+
+def test_every_prompt_is_a_point_with_the_mean_and_its_interval(sweep):
+    figure = prompt_effects(sweep, "2.2", theme="dark")
+    assert list(figure.data[0].x) == pytest.approx(sweep.effects[6].tolist())
+    mean, zero = (shape for shape in figure.layout.shapes if shape.type == "line")
+    assert (mean.x0, zero.x0) == (pytest.approx(sweep.effect("2.2")), 0.0)
+    band = next(shape for shape in figure.layout.shapes if shape.type == "rect")
+    assert (band.x0, band.x1) == pytest.approx((float(sweep.evidence.low[6]), float(sweep.evidence.high[6])))
+    with pytest.raises(UnknownName):
+        prompt_effects(sweep, "9.9")
+
+
+def test_one_prompt_is_a_point_without_a_band(single):
+    figure = prompt_effects(single, "0.0")
+    assert not [shape for shape in figure.layout.shapes if shape.type == "rect"]

@@ -25,6 +25,18 @@ def test_candidates_are_the_largest_logits_with_their_softmax():
     assert found.to_dataframe()["rank"].tolist() == [1, 2, 3, 4]
 
 
+def test_tokens_that_are_asked_for_keep_their_order_and_rank():
+    model = tiny_model()
+    recording = record(model, RAGGED)
+    asked = next_tokens(model, recording, prompt=1, tokens=[9, 3, 44])
+    logits = recording.logits[1, 1]
+    assert asked.tokens.tolist() == [9, 3, 44]
+    torch.testing.assert_close(asked.probabilities, logits.softmax(-1)[[9, 3, 44]])
+    assert asked.ranks.tolist() == [1 + int((logits > logits[token]).sum()) for token in (9, 3, 44)]
+    with pytest.raises(OutOfRange):
+        next_tokens(model, recording, tokens=[50])
+
+
 def test_entropy_is_that_of_the_whole_distribution():
     model = tiny_model()
     with torch.no_grad():

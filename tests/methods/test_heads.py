@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import probe
-from probe.errors import BadPrompt, NotSaved, OutOfRange, UnknownName
+from probe.errors import BadIntervention, BadPrompt, NotSaved, OutOfRange, UnknownName
 from probe.methods.heads import SCORES, head_scores
 from probe.tasks import repeated_random_tokens
 from tests.induction import INDUCTION, PREVIOUS, VOCAB, induction_model
@@ -230,3 +230,15 @@ def test_a_score_that_does_not_exist_is_refused(model, as_users_run_it):
 
 def test_the_vocabulary_is_used_whole_but_for_special_tokens():
     assert set(repeated_random_tokens(induction_model(), 1, VOCAB - 1, seed=0)[0]) == set(range(1, VOCAB))
+
+
+def test_a_changed_model_is_scored_as_it_is_changed(model, tmp_path):
+    ids = [3, 1, 4, 1, 5, 9, 1, 4]
+    change = probe.add("resid_pre", torch.randn(model.config.d_model), layer=0)
+    scores = head_scores(model, [ids], n_random=0, interventions=change)
+    pattern = probe.record(model, ids, sites=["pattern"], interventions=change).stack("pattern")[:, 0]
+    expected = [[sum(found := loop(head, ids, "induction")) / len(found) for head in layer] for layer in pattern]
+    assert torch.allclose(scores.of("induction"), torch.tensor(expected, dtype=torch.float32), atol=1e-5)
+    assert scores.manifest["method_arguments"]["interventions"] == [str(change)]
+    with pytest.raises(BadIntervention, match="folder"):
+        head_scores(model, [ids], n_random=0, interventions=change, folder=tmp_path / "new")

@@ -6,7 +6,7 @@ import pytest
 
 import probe
 import probe.methods.surprise
-from probe.errors import BadPrompt, OutOfRange
+from probe.errors import BadIntervention, BadPrompt, OutOfRange
 from probe.methods.surprise import score_text
 from tests.tiny import CONFIGS, tiny_model
 
@@ -86,3 +86,14 @@ def test_bits_per_byte_of_the_default_model_count_the_bytes_of_the_text(default_
     total = float(scores.surprise.nansum()) / math.log(2)
     assert float(scores.bits_per_byte) == pytest.approx(total / len(text.encode()), rel=1e-5)
     assert 0.5 < float(scores.bits_per_byte) < 4
+
+
+def test_a_changed_model_is_scored_as_it_is_changed(model):
+    change = probe.zero("z", layer=0, heads=0)
+    scores = score_text(model, [3, 1, 4, 1, 5], interventions=change)
+    log_probs = probe.record(model, [3, 1, 4, 1, 5], sites=[], interventions=change).logits[0].log_softmax(-1)
+    expected = [-float(log_probs[place, token]) for place, token in enumerate([1, 4, 1, 5])]
+    assert scores.surprise[0, :4].tolist() == pytest.approx(expected, abs=1e-4)
+    assert scores.surprise[0, :4].tolist() != score_text(model, [3, 1, 4, 1, 5]).surprise[0, :4].tolist()
+    with pytest.raises(BadIntervention, match="final norm"):
+        score_text(model, [3, 1, 4], interventions=probe.scale("ln_final.scale", 2.0))

@@ -1,0 +1,173 @@
+"""What the page of heads costs a reader: first paint, a click, a hover, DOM nodes and bytes, in a real Chromium.
+
+    python tests/benchmarks/dashboard.py [--json FILE] [--blocks N] [--threads N] [--quick]
+
+Two models (144 heads, random; 270 heads, the default one, or --model) by two lengths of text. The server is started by
+its own command and has loaded the model on another text before the clock starts; every repeat is a new browser context
+and a text that nobody has seen. The clock of hover runs inside the page, from the pointer's event to the changed text.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from _measure import Measured, hardware, read_options, write_json
+from playwright.sync_api import Browser, Page, sync_playwright
+
+import probe
+
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+AIMS = {"first paint": 1.5, "click to detail": 0.25, "hover": 0.05}
+"""Seconds, for 144 heads and 64 tokens."""
+HOVER = """async () => {
+    const find = (selector) => document.querySelector(selector);
+    const canvas = find("canvas.heads"), said = find(".grid .said"), box = canvas.getBoundingClientRect(), taken = [];
+    for (let step = 0; step < 30; step++) {
+        const before = said.textContent, start = performance.now();
+        canvas.dispatchEvent(new MouseEvent("mousemove", { bubbles: true,
+            clientX: box.left + 45 + 49 * (step % 9), clientY: box.top + 30 + 49 * (step % 5) }));
+        await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+        if (said.textContent !== before) taken.push(performance.now() - start);
+    }
+    return taken;
+}"""
+
+
+def main() -> None:
+    """Measure and print; write JSON if asked."""
+    arguments = read_options(
+        __doc__.splitlines()[0],
+        lambda parser: parser.add_argument("--blocks", type=int, default=5, help="repeats; left out: 5"),
+    )
+    repeats = 2 if arguments.quick else max(2, arguments.blocks)
+    default = probe.load_model(arguments.model)
+    print(f"{default.name} on {hardware()}")
+    found: list[Measured] = []
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        small = random_model(default, Path(folder) / "random-12-by-12")
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        models = {12 * 12: str(small), default.config.n_layers * default.config.n_heads: arguments.model}
+        for heads, model in models.items():
+            with server(model) as address:
+                for n_tokens in (64, 256):
+                    for one in measure(browser, address, default, heads, n_tokens, repeats):
+                        print(one, flush=True)
+                        found.append(one)
+    write_json(arguments.json, default.name, found)
+
+
+def random_model(like: probe.GPT, folder: Path) -> Path:
+    """12 layers of 12 heads, with the tokenizer of another model."""
+    torch.manual_seed(0)
+    config = probe.GPTConfig(
+        n_layers=12, d_model=384, n_heads=12, d_head=32, d_mlp=1536, d_vocab=like.config.d_vocab, n_ctx=1024,
+        norm="rms", positions="rotary", activation="silu", gated_mlp=True, qkv_bias=False, attn_out_bias=False,
+        mlp_bias=False,
+    )  # fmt: skip
+    probe.save_model(probe.GPT(config, tokenizer=like.tokenizer, name="random-12-by-12"), folder)
+    return folder
+
+
+@contextlib.contextmanager
+def server(model: str | None) -> Iterator[str]:
+    """A dashboard that offers this model first."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("probe")), "dashboard", "--port", str(port)]
+    command += [] if model is None else ["--model", model]
+    address = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ)) as run:
+        try:
+            for _ in range(240):
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/_stcore/health"):
+                    break
+                time.sleep(0.5)
+            yield address
+        finally:
+            run.terminate()
+
+
+def measure(
+    browser: Browser, address: str, model: probe.GPT, heads: int, n_tokens: int, repeats: int
+) -> Iterator[Measured]:
+    """One size: every repeat a new visitor with a text of their own; the first only warms the server."""
+    taken: dict[str, list[float]] = {"first paint": [], "click to detail": [], "hover": [], "DOM nodes": [], "MB": []}
+    for repeat in range(repeats + 1):
+        context = browser.new_context(viewport={"width": 1400, "height": 1000})
+        page = context.new_page()
+        received = count_bytes(page)
+        query = urllib.parse.urlencode({"prompt": text_of(model, n_tokens, repeat), "layer": 0, "head": 0})
+        start = time.perf_counter()
+        page.goto(f"{address}/?{query}")
+        page.wait_for_function("() => document.querySelector('.grid .said')?.textContent.startsWith('L0H0')")
+        first = time.perf_counter() - start
+        page.wait_for_selector(".js-plotly-plot", timeout=120_000)
+        page.wait_for_selector("[data-testid=stStatusWidget]", state="detached", timeout=120_000)
+        hover = [one / 1000 for one in page.evaluate(HOVER)]
+        mb = sum(received) / 1e6
+        clicks = [click(page, layer) for layer in (1, 2, 3)]
+        if repeat:
+            taken["first paint"].append(first)
+            taken["hover"] += hover
+            taken["click to detail"] += clicks
+            taken["DOM nodes"].append(page.evaluate("() => document.querySelectorAll('*').length"))
+            taken["MB"].append(mb)
+        context.close()
+    for name, values in taken.items():
+        unit = name if name in ("DOM nodes", "MB") else "s"
+        low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+        aim = AIMS.get(name) if (heads, n_tokens) == (144, 64) else None
+        yield Measured(
+            f"{heads} heads, {n_tokens} tokens: {name}", middle, low, high, unit, f"{len(values)} times", aim
+        )
+
+
+def click(page: Page, layer: int) -> float:
+    """From the click to the row of numbers of the head that was chosen."""
+    canvas = page.locator("canvas.heads")
+    start = time.perf_counter()
+    canvas.click(position={"x": 45, "y": 30 + 49 * layer})
+    name = page.locator(".grid .said").inner_text().split(" ")[0].rstrip(".")
+    page.wait_for_selector(f"strong:text-is('{name}')")
+    taken = time.perf_counter() - start
+    page.wait_for_selector("[data-testid=stStatusWidget]", state="detached", timeout=120_000)
+    return taken
+
+
+def text_of(model: probe.GPT, n_tokens: int, seed: int) -> str:
+    """A text of so many tokens, the document start included."""
+    words = "the cat sat on a mat and then it went out to see who was there in the dark of the night".split()
+    text = " ".join(words[(place * (seed + 3) + seed) % len(words)] for place in range(n_tokens - 1))
+    assert len(model.tokenizer.encode(text)) == n_tokens - 1, "each word is one token"
+    return text
+
+
+def count_bytes(page: Page) -> list[int]:
+    """What the page receives, by HTTP and through its socket."""
+    received: list[int] = []
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    session.on("Network.dataReceived", lambda event: received.append(event["dataLength"]))
+    session.on(
+        "Network.webSocketFrameReceived", lambda event: received.append(len(event["response"]["payloadData"]) * 3 // 4)
+    )
+    return received
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Every page in a real browser: it draws, nothing is wrong on the console, nothing is asked of anybody else."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from views import PAGES
+
+import probe
+
+pytestmark = [pytest.mark.slow, pytest.mark.model]
+PROMPT = "When Mary and John went to the store, John gave a drink to"
+
+
+@pytest.mark.parametrize("width", [1400, 800])
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_draws_and_nothing_is_cut_off(page, width, tab, address):
+    tab.page.set_viewport_size({"width": width, "height": 1000})
+    shown = tab.open(f"{address}/{page}", wait="h2")
+    assert not shown.locator("[data-testid=stException]").count()
+    assert not shown.locator("[data-testid=stAlertContentError]").count()
+    wide = shown.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0
+
+
+def test_the_code_of_a_page_gives_its_numbers_in_another_process(tab, address):
+    page = tab.open(f"{address}/?layer=23&head=3")
+    page.get_by_text("Copy as Python").click()
+    code = page.locator("[data-testid=stCode]").first.inner_text()
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    printed = [float(number) for number in re.findall(r"\d\.\d+(?:e-?\d+)?", ran.stdout)]
+    recording = probe.record(probe.load_model(), PROMPT, sites=["pattern"], layers=[23], document_start=True)
+    assert printed == pytest.approx(recording["pattern", 23][0, 3, -1].tolist(), abs=1e-4)
+
+
+def test_one_who_takes_heads_out_does_not_change_what_another_sees(browser, tab, address):
+    from tests.browser.conftest import Tab
+
+    quiet = tab.open(f"{address}/ablation", wait="text=stands")
+    before = quiet.get_by_text("logits above").inner_text()
+    other = Tab(browser)
+    changed = other.open(f"{address}/ablation?taken_out=L23H3&taken_out=L20H0", wait="text=in the whole model")
+    after = changed.get_by_text("in the whole model").inner_text()
+    quiet.reload()
+    quiet.wait_for_selector("text=stands", timeout=120_000)
+    assert quiet.get_by_text("logits above").inner_text() == before
+    numbers = [float(one) for one in re.findall(r"[+-]\d+\.\d+", after)]
+    assert f"{numbers[0]:+.2f}" in before and numbers[1] < numbers[0]
+    other.page.context.close()
+    assert not other.wrong
+
+
+def test_a_session_file_brings_back_what_was_chosen(tab, address, tmp_path):
+    page = tab.open(
+        f"{address}/lens?layer=5&head=2&prompt=one+two+three&lens_colour=how+undecided+%28entropy%29", wait="h2"
+    )
+    page.get_by_text("Session file").click()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save what is chosen").click()
+    file = tmp_path / "session.json"
+    saved.value.save_as(file)
+    assert json.loads(file.read_text())["parameters"]["layer"] == "5"
+    page = tab.open(address)
+    page.get_by_text("Session file").click()
+    page.locator("input[type=file]").set_input_files(str(file))
+    page.get_by_role("heading", name="What would each layer say next?").wait_for()
+    tab.settle()
+    assert page.get_by_role("spinbutton", name="Layer").input_value() == "5"
+    assert page.get_by_role("textbox", name="Text to look at (prompt)").input_value() == "one two three"
+
+
+def test_a_word_put_in_with_a_click_goes_on_from_there(tab, address):
+    page = tab.open(f"{address}/generation?n_new=4", wait="text=Put another word")
+    first = page.locator("[data-testid=stPills] button").first
+    word = first.inner_text().split()[0]
+    first.click()
+    page.get_by_text("Words put in").wait_for()
+    tab.settle()
+    assert "branch=0" in page.url
+    given = [one.inner_text() for one in page.locator(".strip button").all()]
+    assert word in given
+
+
+def test_a_long_sweep_can_be_stopped_and_goes_on(tab, address):
+    page = tab.open(f"{address}/ablation?measured_on=indirect+object&n_prompts=49", wait="text=Begin")
+    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("button", name="Stop").wait_for()
+    page.wait_for_selector("text=/layers done: [1-9]/", timeout=240_000)
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped:").wait_for(timeout=60_000)
+    assert page.get_by_role("button", name="Go on").count() == 1

@@ -1,0 +1,97 @@
+"""The ablation page: numbers of the library, heads taken out in every page, sweeps that go on after a stop."""
+
+import pytest
+import torch
+
+import probe
+
+pytestmark = pytest.mark.model
+PROMPT = "one two three one two"
+
+
+def test_the_sweep_on_the_page_is_the_librarys(open_page, tiny_folder):
+    app = open_page("ablation", prompt=PROMPT)
+    assert not app.exception and not app.error
+    model = probe.load_model(tiny_folder)
+    logits = probe.record(model, PROMPT, sites=[], positions=-1, document_start=True).logits[0, -1]
+    first, second = logits.topk(2).indices.tolist()
+    metric = probe.logit_difference([first], [second])
+    expected = probe.ablation_sweep(model, PROMPT, metric=metric, value="zero", document_start=True, progress=False)
+    table = app.dataframe[-1].value
+    assert table.unit.tolist() == [unit.name for unit in expected.units]
+    assert table.effect.tolist() == pytest.approx(expected.effects.mean(1).tolist(), abs=1e-5)
+    assert table.direct.tolist() == pytest.approx(expected.direct.mean(1).tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("value", ["mean", "mean per position", "resample", "zero"])
+def test_a_sweep_in_parts_is_the_whole_sweep(value, tiny_folder, monkeypatch):
+    import state
+
+    monkeypatch.setenv("PROBE_DASHBOARD_MODELS", str(tiny_folder))
+    question = state.Question(str(tiny_folder), (1, 2), 5, 6, "indirect object", 9, "heads", value, True)
+    parts = [state.sweep_part.__wrapped__(question, layers) for layers in state.sweep_layers(question)]
+    assert len(parts) == 3
+    joined = state.join_sweeps(parts)
+    model, task, arguments = question.arguments()
+    whole = probe.ablation_sweep(model, task, progress=False, **arguments)
+    assert [unit.name for unit in joined.units] == [unit.name for unit in whole.units]
+    assert torch.allclose(joined.effects, whole.effects, atol=1e-5)
+    assert torch.allclose(joined.direct, whole.direct, atol=1e-5)
+    assert torch.allclose(joined.evidence.low, whole.evidence.low, atol=1e-5)
+    assert joined.manifest["method_arguments"]["layers"] == [0, 1, 2]
+
+
+def test_a_long_sweep_waits_for_its_button_stops_and_goes_on(open_page, monkeypatch):
+    from views import ablation
+
+    monkeypatch.setattr(ablation, "AT_ONCE", -1.0)
+    app = open_page("ablation", prompt=PROMPT)
+    assert [one.key for one in app.button if one.key == "begin"] and not app.session_state["sweep_parts"]
+    app.button(key="begin").click().run()
+    assert not app.exception
+    assert len(app.session_state["sweep_parts"]) == 1 and not app.warning  # three layers: one part
+    parts = app.session_state["sweep_parts"]
+    parts.clear()
+    app.session_state["sweep_runs"] = False
+    app.run()
+    assert app.button(key="begin")
+
+
+def test_heads_taken_out_change_every_page_and_its_code(open_page, tiny_folder):
+    out = {"prompt": PROMPT, "taken_out": "L0H1"}
+    model = probe.load_model(tiny_folder)
+    edits = [probe.zero("z", layer=0, heads=[1], positions=range(1, 6))]
+    ids = model.tokenizer.encode(PROMPT)
+    assert len(ids) == 5
+    recording = probe.record(model, PROMPT, sites=["pattern"], document_start=True, interventions=edits)
+    app = open_page("heads", layer="2", head="3", **out)
+    assert "L0H1" in app.info[0].value
+    table = app.dataframe[-1].value
+    row = table[table.query_pos == 5].weight.tolist()
+    assert row == pytest.approx(recording["pattern", 2][0, 3, 5].tolist(), abs=1e-6)
+    for page in ("heads", "generation", "ablation", "lens"):
+        app = open_page(page, **out)
+        assert not app.exception and not app.error, page
+        assert page == "ablation" or "interventions=taken_out" in app.code[0].value
+    before = open_page("generation", prompt=PROMPT).dataframe[-1].value.model_probability.tolist()
+    after = open_page("generation", **out).dataframe[-1].value.model_probability.tolist()
+    assert before[0] != after[0]
+
+
+def test_two_heads_together_are_shown_beside_their_sum(open_page):
+    app = open_page("ablation", prompt=PROMPT, taken_out=["L0H1", "L1H2"])
+    assert not app.exception
+    together = next(one.value for one in app.dataframe if "heads" in one.value)
+    assert together.heads.tolist() == ["0.1", "1.2", "sum of these", "all together"]
+    effects = together.iloc[:, 1].tolist()
+    assert effects[2] == pytest.approx(effects[0] + effects[1], abs=1e-5)
+    table = app.dataframe[-1].value.set_index("unit").effect
+    assert effects[0] == pytest.approx(table["0.1"], abs=1e-6)
+
+
+def test_a_wrong_token_is_said_and_the_page_is_usable(open_page):
+    app = open_page("ablation", prompt=PROMPT)
+    app.text_input(key="token_0").set_value("not one token at all").run()
+    assert not app.exception and "not one token" in app.error[0].value.replace("\\", "")
+    app.text_input(key="token_0").set_value(" one").run()
+    assert not app.exception and not app.error
