@@ -27,7 +27,7 @@ from probe.methods._units import Kind
 from probe.methods.heads import SCORES
 from probe.methods.lens import LensDifference, LensReadout
 from probe.methods.surprise import TextScores
-from probe.prompts import str_tokens
+from probe.prompts import str_tokens, token_id
 from probe.recording import Recording
 
 THUMBNAIL = 64
@@ -103,9 +103,12 @@ def _pooled(pattern: Float[Tensor, "head query_pos key_pos"]) -> Float[Tensor, "
 
 
 def telling_head(name: str, ids: tuple[int, ...]) -> tuple[int, int]:
-    """(layer, head) of one that looks back at repeated words, or else at the word before; 0.0 of very short texts."""
+    """(layer, head) of one that looks back at repeated words, or else at the word before; 0.0 of very short texts.
+
+    Induction comes second: a head that rests on one token scores there too, where that token follows a repeated one.
+    """
     scores = overview(name, ids).scores
-    for score in ("induction", "duplicate token", "previous token"):
+    for score in ("duplicate token", "induction", "previous token"):
         if score in scores and scores[score].max() > TELLING:
             layer, head = np.unravel_index(scores[score].argmax(), scores[score].shape)
             return int(layer), int(head)
@@ -183,9 +186,18 @@ class Question:
         """For `probe.ablation_sweep`."""
         model = load_model(self.name)
         if self.task is None:
-            metric = probe.logit_difference([self.target], [self.against])
+            metric = probe.logit_difference(*(token_name(model, token) for token in (self.target, self.against)))
             return model, [list(self.ids)], {"metric": metric, "value": self.value}
         return model, task(self.name, self.task, self.n, self.document_start), {"value": self.value}
+
+
+def token_name(model: probe.GPT, token: int) -> str | int:
+    """Its text, where that is enough to name it; else its id."""
+    text = str_tokens(model.tokenizer, [token])[0]
+    try:
+        return text if token_id(model.config, model.tokenizer, text) == token else token
+    except probe.ProbeError:
+        return token
 
 
 @st.cache_resource(max_entries=8, show_spinner="Writing the prompts of the task")

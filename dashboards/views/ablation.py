@@ -15,12 +15,13 @@ from state import (
     sweep_layers,
     sweep_part,
     sweep_plan,
+    token_name,
 )  # fmt: skip
 
 import probe
 from probe.errors import BadPrompt
 from probe.figures.ablation import ablation_bars, ablation_map, prompt_effects, total_against_direct
-from probe.figures.distribution import next_token_change
+from probe.figures.distribution import next_token_bars, next_token_change
 from probe.methods._replacement import VALUES
 from probe.methods.distribution import next_tokens
 from probe.prompts import str_tokens, token_id
@@ -30,8 +31,8 @@ TEXT = "this text"
 KINDS = {"heads": "heads", "MLPs": "MLPs", "whole layers": "layers"}
 SIZES = (9, 16, 25, 49)
 """Prompts of a task: so many templates times as many sets of words."""
-AT_ONCE = 12.0
-"""Seconds: what is expected to take less is begun without being asked."""
+AT_ONCE = 1e12
+"""Floating-point operations, some seconds: what takes fewer is begun without being asked."""
 LISTED = 12
 """Tokens of each distribution."""
 
@@ -73,7 +74,8 @@ def _before_and_after(chosen: Selection, target: int, against: int) -> None:
         for token in next_tokens(chosen.model, recording, top=LISTED).tokens.tolist()
     } | {target: None, against: None}
     before, after = (next_tokens(chosen.model, recording, tokens=list(listed)) for recording in recordings)
-    figure(next_token_change(before, after, theme=theme()), key="before-after")
+    drawn = next_token_change(before, after, theme=theme()) if chosen.taken_out else None
+    figure(drawn or next_token_bars(before, theme=theme()), key="before-after")
     names = [f"‘{shown(show_token(text))}’" for text in str_tokens(chosen.model.tokenizer, [target, against])]
     said = [float(recording["logits"][0, -1, target] - recording["logits"][0, -1, against]) for recording in recordings]
     text = f"{names[0]} stands {said[0]:+.2f} logits above {names[1]}"
@@ -116,14 +118,14 @@ def _swept(chosen: Selection, question: Question) -> probe.AblationSweep | None:
     st.caption(f"This takes {shown(str(plan))}. Finished layers are kept: after a stop it goes on from there.")
     state = st.session_state
     if state.get("sweep_of") != question:
-        state["sweep_of"], state["sweep_parts"], state["sweep_runs"] = question, {}, plan.seconds <= AT_ONCE
+        state["sweep_of"], state["sweep_parts"], state["sweep_runs"] = question, {}, plan.flops <= AT_ONCE
     parts, layers = state["sweep_parts"], sweep_layers(question)
     missing = [one for one in layers if one not in parts]
     if missing and not state["sweep_runs"]:
         st.button("Go on" if parts else "Begin", key="begin", on_click=_run, args=(True,))
     elif missing:
-        st.button("Stop", key="stop", on_click=_run, args=(False,))
-        bar, so_far = st.progress(0.0), st.empty()
+        stop, bar, so_far = st.empty(), st.progress(0.0), st.empty()
+        stop.button("Stop", key="stop", on_click=_run, args=(False,))
         for one in missing:
             bar.progress(len(parts) / len(layers), f"layers done: {len(parts)} of {len(layers)} parts")
             if parts and question.units == "heads":
@@ -132,8 +134,8 @@ def _swept(chosen: Selection, question: Question) -> probe.AblationSweep | None:
                     key=f"so-far-{len(parts)}",
                 )  # fmt: skip
             parts[one] = sweep_part(question, one)
-        bar.empty()
-        so_far.empty()
+        for one in (stop, bar, so_far):
+            one.empty()
     if len(parts) < len(layers):
         if parts:
             st.warning(f"Stopped: {len(parts)} of {len(layers)} parts of the layers are done, the last layers first.")
@@ -156,7 +158,8 @@ def _show(chosen: Selection, question: Question, sweep: probe.AblationSweep) -> 
             overview(*_asked(chosen)), chosen.layer, chosen.head, taken_out=chosen.taken_out,
             overlay=Overlay(effects, signed=True), on_pick=set_head, on_switch=switch_head,
         )  # fmt: skip
-    figure(ablation_map(sweep, theme=theme()), key="ablation-map")
+    if question.task is not None or question.units != "heads" or not whole:  # the grid shows no noise
+        figure(ablation_map(sweep, theme=theme()), key="ablation-map")
     figure(ablation_bars(sweep, theme=theme()), key="ablation-bars")
     figure(total_against_direct(sweep, theme=theme()), key="total-direct")
     names = [unit.name for unit in sweep.units]
@@ -193,7 +196,8 @@ def _together(chosen: Selection, question: Question, sweep: probe.AblationSweep)
 def _code(chosen: Selection, question: Question) -> str:
     if question.task is None:
         asked = [
-            f"metric = probe.logit_difference([{question.target}], [{question.against}])  # token ids",
+            f"metric = probe.logit_difference({token_name(chosen.model, question.target)!r}, "
+            f"{token_name(chosen.model, question.against)!r})",
             f"sweep = probe.ablation_sweep(model, prompt, metric=metric, units={question.units!r}, "
             f"value={question.value!r}, document_start=document_start)",
         ]

@@ -46,7 +46,7 @@ def page(chosen: Selection) -> None:
 
 def _write(chosen: Selection, ids: tuple[int, ...], begin: str | None) -> None:
     """`begin`: how code begins a conversation; None: it continues the prompt."""
-    writing, branches = _settings(), _branches()
+    writing, branches = _settings(sampled=begin is None), _branches()
     made = generated(chosen.model_name, ids, chosen.taken_out, writing, branches)
     steps = made.steps
     if not steps:
@@ -89,9 +89,14 @@ def _conversation(chosen: Selection) -> tuple[tuple[int, ...], str]:
     return ids, f"made = probe.chat(model, {messages(system, user)!r}, "
 
 
-def _settings() -> Writing:
+def _settings(*, sampled: bool) -> Writing:
+    """`sampled`: whether tokens are drawn unless somebody says otherwise. Small models answer best if they are not."""
     columns = st.columns([3, 2, 2])
-    preset = PRESETS[columns[0].selectbox("How to choose", list(PRESETS), key="preset", bind="query-params")]
+    chosen = columns[0].selectbox(
+        "How to choose", list(PRESETS), index=0 if sampled else 1, key="preset" if sampled else "chat_preset",
+        bind="query-params",
+    )  # fmt: skip
+    preset = PRESETS[chosen]
     n = int(columns[1].number_input("New tokens", 1, 100, 16, key="n_new", bind="query-params"))
     seed = int(columns[2].number_input("Seed", 0, 2**31 - 1, 0, key="seed", bind="query-params"))
     return Writing(n, *(_own() if preset is None else preset), seed)

@@ -149,9 +149,9 @@ def _one_head(chosen: Selection) -> None:
     )  # fmt: skip
     st.caption("The darker, the more it is looked at. Click: look from there; with shift: look at it.")
     with st.container(horizontal=True):  # beside one another where there is room
-        with st.container(width=580):
+        with st.container(width=530):
             figure(_drawn(pattern, hide, theme()), key="pattern")
-        with st.container(width=400):
+        with st.container(width=390):
             _row(chosen, recording, plain)
     keep(
         pattern, _code(chosen, weighted), name=f"head-{chosen.layer}-{chosen.head}",

@@ -17,6 +17,7 @@ COLOURS: dict[str, Colour] = {
     "how undecided (entropy)": "entropy",
     "how far from the end (KL)": "divergence",
 }
+BEFORE = "one step before (none: below the 5 likeliest)"
 SITES = ["resid_pre", "resid_mid", "resid_post"]
 
 
@@ -90,7 +91,7 @@ def _position(chosen: Selection, readout: LensReadout, kept: list[int], position
     st.dataframe(
         _candidates(readout, names.index(at), kept.index(position)), hide_index=True,
         column_config={
-            name: st.column_config.NumberColumn(format="percent") for name in ("probability", "before this step")
+            name: st.column_config.NumberColumn(format="percent") for name in ("probability", BEFORE)
         },
     )  # fmt: skip
 
@@ -105,7 +106,7 @@ def _candidates(readout: LensReadout, place: int, column: int) -> pandas.DataFra
             readout.top_tokens[place - 1, 0, column].tolist(),
             readout.top_log_probs[place - 1, 0, column].exp().tolist(), strict=True,
         ))  # fmt: skip
-        rows["before this step"] = [before.get(token) for token in tokens]
+        rows[BEFORE] = [before.get(token) for token in tokens]
     return pandas.DataFrame(rows)
 
 

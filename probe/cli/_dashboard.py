@@ -20,6 +20,8 @@ SETTINGS = {
     "server.fileWatcherType": "none",
     "server.maxUploadSize": "5",
     "runner.magicEnabled": "false",
+    "theme.light.primaryColor": "#2166ac",  # the blue of the figures; Streamlit's own is a red that warns
+    "theme.dark.primaryColor": "#7db7de",
 }
 """Of Streamlit."""
 

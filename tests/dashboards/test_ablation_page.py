@@ -44,7 +44,7 @@ def test_a_sweep_in_parts_is_the_whole_sweep(value, tiny_folder, monkeypatch):
 def test_a_long_sweep_waits_for_its_button_stops_and_goes_on(open_page, monkeypatch):
     from views import ablation
 
-    monkeypatch.setattr(ablation, "AT_ONCE", -1.0)
+    monkeypatch.setattr(ablation, "AT_ONCE", 0)
     app = open_page("ablation", prompt=PROMPT)
     assert [one.key for one in app.button if one.key == "begin"] and not app.session_state["sweep_parts"]
     app.button(key="begin").click().run()

@@ -35,7 +35,7 @@ def test_every_page_opens_with_a_prompt_analysed_and_every_widget_moves(page, op
     right(app)
     assert not app.error and app.header
     for kind in ("selectbox", "toggle", "number_input", "slider", "checkbox", "text_input"):
-        for key in [one.key for one in getattr(app, kind)]:
+        for number, key in enumerate([one.key for one in getattr(app, kind)]):
             if key in ("model", None):
                 continue
             widget = getattr(app, kind)(key=key)
@@ -46,7 +46,7 @@ def test_every_page_opens_with_a_prompt_analysed_and_every_widget_moves(page, op
             elif kind in ("toggle", "checkbox"):
                 widget.set_value(not widget.value)
             elif kind == "text_input":
-                widget.set_value(widget.value + " x")
+                widget.set_value(f"{widget.value} {'abcdefgh'[number]}")
             else:
                 widget.set_value(widget.max if widget.max is not None else widget.value)
             app.run()
