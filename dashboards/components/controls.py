@@ -7,6 +7,7 @@ does not have falls back to the default. Components write to the widgets' state 
 from dataclasses import dataclass
 
 import streamlit as st
+from components.show import shown
 from state import Heads, edits, load_model, model_names, telling_head
 
 import probe
@@ -154,17 +155,13 @@ def _number(label: str, key: str, n: int) -> int:
 
 
 def _place(label: str, key: str, texts: list[str], default: int) -> int:
-    """A position of the prompt, shown with its token."""
-    places = range(len(texts))
-    if st.session_state.get(key, default) not in places:
-        del st.session_state[key]
-    return int(
-        st.selectbox(
-            label,
-            places,
-            index=default,
-            key=key,
-            bind="query-params",
-            format_func=lambda place: f"{place}  {show_token(texts[place])}" if place < len(texts) else str(place),
-        )  # fmt: skip
-    )
+    """A position of the prompt; its token stands in the label."""
+    if not 0 <= (st.session_state.get(key) or 0) < len(texts):  # of a longer text
+        st.session_state[key] = None
+    place = st.session_state.get(key)
+    shown_token = shown(show_token(texts[default if place is None else place]))
+    found = st.number_input(
+        f"{label}: ‘{shown_token}’", 0, len(texts) - 1, value=None, step=1, key=key, bind="query-params",
+        placeholder=str(default), help="A token, counted from 0. On the pages: click it, or shift+click for the key.",
+    )  # fmt: skip
+    return default if found is None else int(found)

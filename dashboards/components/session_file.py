@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
 
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
@@ -12,15 +12,19 @@ from probe.errors import BrokenFile
 FORMAT = "probe dashboard 1"
 LARGEST = 1_000_000
 """Bytes."""
+_SAVE = st.components.v2.component(
+    "probe_save_session", html='<button type="button">Save what is chosen</button>',
+    css="button { font: inherit; color: inherit; background: none; border: 1px solid var(--st-border-color, #c9d1d9); "
+    "border-radius: 0.5rem; padding: 0.4rem 0.8rem; cursor: pointer; }",
+    js=(Path(__file__).parent / "session_file.js").read_text("utf-8"),
+)  # fmt: skip
+"""In the browser: only there the URL is always what is chosen."""
 
 
 def session_file(pages: Mapping[str, StreamlitPage], page: str) -> None:
     """In the sidebar: save what is chosen on this page; open what was saved."""
     with st.sidebar.expander("Session file"):
-        st.download_button(
-            "Save what is chosen", lambda: pack(page, st.query_params.to_dict()), "probe-session.json",
-            "application/json", key="save_session",
-        )  # fmt: skip
+        _SAVE(key="save_session", data={"format": FORMAT, "page": page})
         given = st.file_uploader("Open one", "json", key="open_session", max_upload_size=1)
         if given is None or st.session_state.get("opened_session") == given.file_id:
             return
@@ -32,12 +36,7 @@ def session_file(pages: Mapping[str, StreamlitPage], page: str) -> None:
         st.switch_page(pages[to], query_params=parameters)
 
 
-def pack(page: str, parameters: dict[str, Any]) -> str:
-    """The file's text."""
-    return json.dumps({"format": FORMAT, "page": page, "parameters": parameters}, indent=1, ensure_ascii=False)
-
-
-def unpack(data: bytes, pages: Sequence[str]) -> tuple[str, dict[str, str | list[str]]]:
+def unpack(data: bytes, pages: Sequence[str]) -> tuple[str, dict[str, list[str]]]:
     """Page and parameters of a file; what they mean is checked where a link's is.
 
     Raises:
@@ -55,9 +54,9 @@ def unpack(data: bytes, pages: Sequence[str]) -> tuple[str, dict[str, str | list
     if page not in pages:
         raise BrokenFile(f"session file: page {page!r}; expected one of {', '.join(pages)}")
     if not isinstance(parameters, dict) or not all(map(_is_parameter, parameters.values())):
-        raise BrokenFile("session file: expected parameters as texts, or lists of texts")
+        raise BrokenFile("session file: expected parameters as lists of texts")
     return page, parameters
 
 
 def _is_parameter(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)

@@ -16,7 +16,7 @@ from state import (
     sweep_part,
     sweep_plan,
     token_name,
-)  # fmt: skip
+)
 
 import probe
 from probe.errors import BadPrompt

@@ -159,10 +159,11 @@ def _text(made: Generation, number: int) -> None:
 
 def _choose_step(steps: tuple[Step, ...], number: int) -> int:
     st.session_state["step"] = number
+    text = shown(show_token(steps[number].text))
     return int(
-        st.selectbox(
-            "Look behind", range(len(steps)), key="step", bind="query-params",
-            format_func=lambda place: f"{place}  {show_token(steps[place].text)}" if place < len(steps) else str(place),
+        st.number_input(
+            f"Look behind new token: ‘{text}’", 0, len(steps) - 1, value=None, step=1, key="step", bind="query-params",
+            placeholder="0",
         )
         or 0
     )  # fmt: skip

@@ -37,9 +37,10 @@ def test_arrows_move_enter_chooses_and_escape_goes_back(tab, address):
 
 
 def test_a_link_opens_the_same_view(tab, address):
-    page = tab.open(f"{address}/?layer=23&head=3&query=14&overlay=induction&sort=first+token")
+    page = tab.open(f"{address}/?layer=23&head=3&query=10&key=4&overlay=induction&sort=first+token")
     tab.chosen(23, 3)
     assert page.locator(".grid .said").inner_text().startswith("L23H3 (chosen)")
+    page.get_by_text("From 10 to 4: query").wait_for()
     assert PROMPT in page.get_by_role("textbox", name="Text to look at (prompt)").input_value()
 
 

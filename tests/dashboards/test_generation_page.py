@@ -38,7 +38,7 @@ def test_chat_runs_the_models_own_template(open_page, tiny_folder):
         assert "chat template" in app.error[0].value
         return
     model = probe.load_model(tiny_folder)
-    made = probe.chat(model, "Hello you", max_tokens=5, seed=0).run()
+    made = probe.chat(model, "Hello you", max_tokens=5, temperature=0, seed=0).run()
     assert app.dataframe[-1].value.token_id.tolist() == [step.token for step in made.steps]
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from components.session_file import FORMAT, pack, unpack
+from components.session_file import FORMAT, unpack
 
 from probe.errors import BrokenFile
 
@@ -11,8 +11,9 @@ PAGES = ["heads", "lens"]
 
 
 def test_a_file_brings_back_page_and_parameters():
-    parameters = {"prompt": "a 👩‍👩‍👧 <b>" * 1000, "taken_out": ["L0H1", "L2H3"], "layer": "2"}
-    assert unpack(pack("lens", parameters).encode(), PAGES) == ("lens", parameters)
+    parameters = {"prompt": ["a 👩‍👩‍👧 <b>" * 1000], "taken_out": ["L0H1", "L2H3"], "layer": ["2"]}
+    file = json.dumps({"format": FORMAT, "page": "lens", "parameters": parameters})
+    assert unpack(file.encode(), PAGES) == ("lens", parameters)
 
 
 @pytest.mark.parametrize(
@@ -24,8 +25,8 @@ def test_a_file_brings_back_page_and_parameters():
         (b"[]", "no session"),
         (json.dumps({"format": "other"}).encode(), "no session"),
         (json.dumps({"format": FORMAT, "page": "../etc", "parameters": {}}).encode(), "expected one of heads, lens"),
-        (json.dumps({"format": FORMAT, "page": "lens", "parameters": [1]}).encode(), "as texts"),
-        (json.dumps({"format": FORMAT, "page": "lens", "parameters": {"layer": {"a": 1}}}).encode(), "as texts"),
+        (json.dumps({"format": FORMAT, "page": "lens", "parameters": [1]}).encode(), "lists of texts"),
+        (json.dumps({"format": FORMAT, "page": "lens", "parameters": {"layer": {"a": 1}}}).encode(), "lists of texts"),
         (b" " * 1_000_001, "at most"),
     ],
 )
