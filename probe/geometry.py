@@ -24,3 +24,13 @@ def without(vectors: Float[Tensor, "... d"], direction: Float[Tensor, " d"]) -> 
 def principal_direction(vectors: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
     """The unit vector along which the vectors, as they are, are longest (their sign is arbitrary)."""
     return torch.linalg.svd(vectors, full_matrices=False).Vh[0]
+
+
+def chance_cosine(d: int, share: float = 0.95) -> float:
+    """How far from zero the cosine of a vector with a random direction is at most, for this share of all directions.
+
+    Its square follows the Beta distribution with 1/2 and (d - 1)/2.
+    """
+    from scipy.stats import beta  # half a second that little else needs
+
+    return float(beta.ppf(share, 0.5, (d - 1) / 2)) ** 0.5 if d > 1 else 1.0

@@ -1,14 +1,17 @@
 """Figures of `methods/directions.py` and of `methods/layer_profile.py`: the evidence for a direction."""
 
 import math
+from typing import get_args
 
 import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
+from probe.errors import check_choice
 from probe.figures._marks import band, name_label, pair_label, panel, titled, with_gaps
 from probe.figures._theme import DASHES, Theme, ThemeName, find_theme, token_label
-from probe.methods.directions import Evaluation
+from probe.methods.analogies import Measure
+from probe.methods.directions import Evaluation, Projections
 from probe.methods.layer_profile import LayerProfile
 from probe.statistics import CONFIDENCE, SIGNIFICANT, Estimate, sign_flips
 
@@ -219,6 +222,48 @@ def _summed_up(values: list[float]) -> str:
         f"{len(values)} more pairs, from {values[0]:+.2f} to {values[-1]:+.2f}, mean {sum(values) / len(values):+.2f}"
         + (f"; pointing the other way: {other}" if other else "")
     )
+
+
+def word_bars(projections: Projections, *, measure: Measure = "dot", theme: ThemeName = "light") -> go.Figure:
+    """Words along a direction, the lowest at the top; grey behind each: where random directions would put it.
+
+    Raises:
+        UnknownName: a measure that is neither "dot" nor "cosine".
+    """
+    check_choice("measure", measure, get_args(Measure))
+    look = find_theme(theme)
+    values = (projections.dot if measure == "dot" else projections.cosine).tolist()
+    chance = projections.chance_dot.tolist() if measure == "dot" else [projections.chance_cosine] * len(values)
+    order = sorted(range(len(values)), key=values.__getitem__)
+    rows = list(range(len(order)))
+    half = [chance[place] for place in order]
+    shown = [values[place] for place in order]
+    figure = go.Figure([
+        go.Bar(
+            x=[2 * reach for reach in half], base=[-reach for reach in half], y=rows, orientation="h", width=0.9,
+            marker={"color": look.muted, "opacity": 0.25}, customdata=half,
+            hovertemplate=f"{CONFIDENCE:.0%} of random directions: within ±%{{customdata:.4f}}<extra></extra>",
+        ),
+        go.Bar(
+            x=shown, y=rows, orientation="h", width=0.5, showlegend=False,
+            marker={"color": [look.raises if value >= 0 else look.lowers for value in shown]},
+            hovertext=[token_label(projections.words[place], longest=None) for place in order],
+            hovertemplate="%{hovertext}<br>%{x:+.4f}<extra></extra>",
+        ),
+    ])  # fmt: skip
+    name = name_label(projections.direction)
+    titled(
+        figure, look, f"Words along {name}", f"grey: where {CONFIDENCE:.0%} of random directions would put each word",
+        height=130 + 24 * len(rows),
+    )  # fmt: skip
+    figure.update_layout(barmode="overlay", showlegend=False)
+    title = f"dot product with {name} (raw)" if measure == "dot" else f"cosine with {name}"
+    figure.update_xaxes(title_text=title, zeroline=True, zerolinecolor=look.muted)
+    figure.update_yaxes(
+        title_text="word", tickmode="array", tickvals=rows, showgrid=False, range=[len(rows) - 0.5, -0.5],
+        ticktext=[token_label(projections.words[place]) for place in order],
+    )  # fmt: skip
+    return figure
 
 
 def layer_profile_lines(profile: LayerProfile, *, theme: ThemeName = "light") -> go.Figure:

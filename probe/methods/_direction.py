@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.errors import BadShape, DifferentModel, OutOfRange, UnknownName, check_choice
-from probe.geometry import cosine, principal_direction, unit
+from probe.geometry import chance_cosine, cosine, principal_direction, unit
 from probe.results import Result
 
 if TYPE_CHECKING:
@@ -169,9 +169,10 @@ class Direction(Result):
         if missing := place.missing(several):
             raise UnknownName(next(iter(missing.values())))
         vectors = place.vectors_of(several).double()
+        chance = chance_cosine(len(self.vector))
         return Projections(
             self.name, several, vectors @ self.vector, vectors @ self.difference, cosine(vectors, self.vector),
-            {**self.manifest, "words": list(several)},
+            chance * vectors.norm(dim=-1) * self.difference.norm(), chance, {**self.manifest, "words": list(several)},
         )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
@@ -196,6 +197,10 @@ class Projections(Result):
     dot: Float[Tensor, " word"]
     """Raw dot product with the difference as it is, which is what the visual introductions show."""
     cosine: Float[Tensor, " word"]
+    chance_dot: Float[Tensor, " word"]
+    """Of 95 % of random directions as long as the difference, the word's dot product is no further from zero."""
+    chance_cosine: float
+    """Likewise of any word's cosine with them."""
     manifest: Mapping[str, Any]
 
     def to_dataframe(self) -> "pandas.DataFrame":
@@ -203,8 +208,10 @@ class Projections(Result):
         import pandas
 
         return pandas.DataFrame(
-            {"word": self.words, "along": self.along.tolist(), "dot": self.dot.tolist(), "cosine": self.cosine.tolist()}
-        )
+            {"word": self.words, "along": self.along.tolist(), "dot": self.dot.tolist(),
+             "cosine": self.cosine.tolist(), "chance_dot": self.chance_dot.tolist(),
+             "chance_cosine": self.chance_cosine}
+        )  # fmt: skip
 
 
 def check_same_space(direction: Direction, source: Source) -> Source:

@@ -9,7 +9,13 @@ import torch
 from probe.errors import BadShape, DifferentModel, OutOfRange, UnknownName
 from probe.figures._marks import band, faded, with_gaps
 from probe.figures._theme import THEMES
-from probe.figures.directions import layer_profile_lines, pair_differences, permutation_histogram, projection_strip
+from probe.figures.directions import (
+    layer_profile_lines,
+    pair_differences,
+    permutation_histogram,
+    projection_strip,
+    word_bars,
+)  # fmt: skip
 from probe.figures.steering import dose_curve_lines, erasure_bars
 from probe.figures.word_space import LABELLED_PAIRS, _pointing_up, pair_arrows, two_directions, word_space_3d
 from probe.methods.directions import evaluate_direction, fit_direction
@@ -111,6 +117,7 @@ def drawn(source, direction, across, validated):
         "projection_strip": lambda theme: projection_strip(validated, theme=theme),
         "permutation_histogram": lambda theme: permutation_histogram(validated, theme=theme),
         "pair_differences": lambda theme: pair_differences(validated, theme=theme),
+        "word_bars": lambda theme: word_bars(direction.project(names), theme=theme),
         "layer_profile_lines": lambda theme: layer_profile_lines(profile_of(3), theme=theme),
         "pair_arrows": lambda theme: pair_arrows(direction, names, theme=theme),
         "two_directions": lambda theme: two_directions(direction, across, names, theme=theme),
@@ -124,7 +131,7 @@ def drawn(source, direction, across, validated):
 
 
 NAMES = [
-    "projection_strip", "permutation_histogram", "pair_differences", "layer_profile_lines", "pair_arrows",
+    "projection_strip", "permutation_histogram", "pair_differences", "word_bars", "layer_profile_lines", "pair_arrows",
     "two_directions", "word_space_3d", "word_space_3d, axes", "dose_curve_lines", "erasure_bars",
 ]  # fmt: skip
 
@@ -284,6 +291,29 @@ def test_what_is_not_shown_is_summed_up(validated):
     expected = f"{N - 11} more pairs, from {hidden[0]:+.2f} to {hidden[-1]:+.2f}, mean {sum(hidden) / len(hidden):+.2f}"
     assert figure.layout.annotations[0].text.startswith(expected)
     assert len(pair_differences(validated).data[0].x) == 41  # 40 and the line that sums up
+
+
+# words
+
+
+@pytest.mark.parametrize("measure", ["dot", "cosine"])
+def test_words_stand_in_order_before_what_random_directions_give(direction, measure):
+    found = direction.project(["up1", "down1", "other1", "down2"])
+    values = getattr(found, measure).tolist()
+    band, bars = word_bars(found, measure=measure).data
+    assert list(bars.x) == sorted(values)
+    order = sorted(range(4), key=values.__getitem__)
+    assert list(bars.hovertext) == [found.words[place] for place in order]
+    chance = found.chance_dot.tolist() if measure == "dot" else [found.chance_cosine] * 4
+    assert list(band.x) == [2 * chance[place] for place in order] and list(band.base) == [
+        -chance[place] for place in order
+    ]
+    assert {LIGHT.raises if x >= 0 else LIGHT.lowers for x in bars.x} == {*bars.marker.color}
+
+
+def test_another_measure_is_refused(direction, as_users_run_it):
+    with pytest.raises(UnknownName, match="measure"):
+        word_bars(direction.project("up1"), measure="euclid")
 
 
 # layers

@@ -7,6 +7,7 @@ import torch
 
 from probe.contexts import words_in_context
 from probe.errors import BadShape, DifferentModel, OutOfRange, UnknownName
+from probe.geometry import chance_cosine, unit
 from probe.methods._evidence import folds
 from probe.methods.directions import ESTIMATORS, evaluate_direction, fit_direction
 from probe.word_lists import load_pairs
@@ -75,6 +76,23 @@ def test_projections_are_lengths_raw_products_and_cosines():
     assert seen.cosine[0].item() == pytest.approx(float(vector @ found.vector / vector.norm()))
     assert list(seen.to_dataframe()["word"]) == ["other3", "p0"]
     assert len(found.to_dataframe()) == 6
+
+
+@pytest.mark.parametrize("d", [2, 5, 50])
+def test_one_in_twenty_random_directions_is_beyond_chance(d):
+    words, pairs = planted(6, d, 3.0)
+    found = fit_direction(words, pairs)
+    seen = found.project(["other3", "p0"])
+    random = unit(torch.randn(40_000, d, dtype=torch.float64))
+    vectors = words.vectors_of(seen.words).double()
+    cosines, dots = unit(vectors) @ random.T, vectors @ random.T * found.difference.norm()
+    assert (cosines.abs() > seen.chance_cosine).double().mean().item() == pytest.approx(0.05, abs=0.005)
+    beyond = (dots.abs() > seen.chance_dot[:, None]).double().mean(1)
+    assert beyond.tolist() == pytest.approx([0.05, 0.05], abs=0.006)  # three standard errors of 40,000 draws
+
+
+def test_in_one_dimension_every_direction_is_the_same():
+    assert chance_cosine(1) == 1.0
 
 
 MISTAKES = {
