@@ -23,7 +23,7 @@ from probe.errors import BadPrompt
 from probe.figures.ablation import ablation_bars, ablation_map, prompt_effects, total_against_direct
 from probe.figures.distribution import next_token_bars, next_token_change
 from probe.methods._replacement import VALUES
-from probe.methods.distribution import next_tokens
+from probe.methods.distribution import same_next_tokens
 from probe.prompts import str_tokens, token_id
 from probe.tokens import show_token
 
@@ -68,12 +68,7 @@ def _before_and_after(chosen: Selection, target: int, against: int) -> None:
     """The next token with the whole model, and without the heads that are taken out."""
     st.subheader("What comes next")
     recordings = [last_logits(chosen.model_name, chosen.ids), last_logits(*_asked(chosen))]
-    listed = {
-        token: None
-        for recording in recordings
-        for token in next_tokens(chosen.model, recording, top=LISTED).tokens.tolist()
-    } | {target: None, against: None}
-    before, after = (next_tokens(chosen.model, recording, tokens=list(listed)) for recording in recordings)
+    before, after = same_next_tokens(chosen.model, recordings, top=LISTED, also=[target, against])
     drawn = next_token_change(before, after, theme=theme()) if chosen.taken_out else None
     figure(drawn or next_token_bars(before, theme=theme()), key="before-after")
     names = [f"‘{shown(show_token(text))}’" for text in str_tokens(chosen.model.tokenizer, [target, against])]

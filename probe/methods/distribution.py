@@ -94,3 +94,17 @@ def next_tokens(
         d_vocab=len(row),
         manifest=manifest_of(recording, "next tokens", prompt=prompt, position=position, tokens=listed.tolist()),
     )
+
+
+def same_next_tokens(
+    model: GPT, recordings: Sequence[Recording], *, top: int = 10, also: Sequence[str | int] = ()
+) -> list[NextTokens]:
+    """After the last token of each recording's first prompt: the same tokens for all, those likeliest in any, and more.
+
+    Raises:
+        DifferentModel, SiteNotRecorded, OutOfRange, BadPrompt: as `next_tokens`.
+    """
+    likeliest = [token for one in recordings for token in next_tokens(model, one, top=top).tokens.tolist()]
+    more = [token_id(model.config, model.tokenizer, token) for token in also]
+    listed = list(dict.fromkeys([*likeliest, *more]))
+    return [next_tokens(model, one, tokens=listed) for one in recordings]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from probe.errors import DifferentModel, OutOfRange, SiteNotRecorded
-from probe.methods.distribution import next_tokens
+from probe.methods.distribution import next_tokens, same_next_tokens
 from probe.recording import record
 from tests.tiny import tiny_model
 
@@ -35,6 +35,16 @@ def test_tokens_that_are_asked_for_keep_their_order_and_rank():
     assert asked.ranks.tolist() == [1 + int((logits > logits[token]).sum()) for token in (9, 3, 44)]
     with pytest.raises(OutOfRange):
         next_tokens(model, recording, tokens=[50])
+
+
+def test_runs_are_compared_on_the_tokens_likeliest_in_any():
+    model = tiny_model()
+    runs = [record(model, [ids]) for ids in ([1, 2, 3], [6, 7])]
+    found = same_next_tokens(model, runs, top=3, also=[44])
+    listed = {token for run in runs for token in run.logits[0, -1].topk(3).indices.tolist()} | {44}
+    assert found[0].tokens.tolist() == found[1].tokens.tolist() and {*found[0].tokens.tolist()} == listed
+    for one, run in zip(found, runs, strict=True):
+        assert torch.equal(one.logits, run.logits[0, -1][one.tokens])
 
 
 def test_entropy_is_that_of_the_whole_distribution():
