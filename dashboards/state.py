@@ -8,7 +8,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import streamlit as st
@@ -21,12 +21,16 @@ from probe.catalogue import DEFAULT_MODEL, known_models
 from probe.chat import chat_prompt
 from probe.cli._dashboard import MODELS
 from probe.generation import Generation
+from probe.geometry import unit
+from probe.methods._direction import Source
 from probe.methods._replacement import Value
 from probe.methods._schedule import SweepPlan
 from probe.methods._units import Kind
+from probe.methods.analogies import Analogy, Measure, Neighbours
 from probe.methods.heads import SCORES
 from probe.methods.lens import LensDifference, LensReadout
 from probe.methods.surprise import TextScores
+from probe.plan import flops_per_second
 from probe.prompts import str_tokens, token_id
 from probe.recording import Recording
 
@@ -39,6 +43,8 @@ LENS_POSITIONS = 48
 TELLING = 0.3
 """Attention, on average, with which a head shows what it does."""
 
+FITTING = 0.001
+"""Seconds for each pair and layer: what a thousand fits with swapped pairs take (measured, 180 pairs, one core)."""
 LAYERS_AT_ONCE = 5
 """Of a sweep on one text: fewer rows would not fill a pass."""
 Heads = tuple[tuple[int, int], ...]
@@ -347,3 +353,141 @@ def generated(
 def scored(name: str, ids: tuple[int, ...], taken_out: Heads) -> TextScores:
     """How well every token of a text was predicted."""
     return probe.score_text(load_model(name), [list(ids)], interventions=edits(taken_out, len(ids)))
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where words get their vectors."""
+
+    kind: Literal["static", "embed", "unembed", "stream"]
+    """Static vectors, or of a model: the embedding, the unembedding, the residual stream after a layer."""
+    name: str = ""
+    """Of the model. Static vectors have none, so that they serve every model."""
+    layer: int = 0
+    templates: tuple[str, ...] = ()
+    document_start: bool = False
+    """These three are of the stream alone: there, words are read in sentences."""
+
+    def words(self) -> Source:
+        """The vectors.
+
+        Raises:
+            ProbeError: they cannot be fetched; the model has no words; sentences that it cannot read.
+        """
+        if self.kind != "stream":
+            return self.vocabulary()
+        model = load_model(self.name)
+        return probe.words_in_context(model, self.layer, self.templates, document_start=self.document_start)
+
+    def vocabulary(self) -> probe.WordVectors:
+        """The vectors of all words that there are; of the stream, which reads any word, there is no such list."""
+        assert self.kind != "stream", "only static vectors and a model's own matrices are a list of words"
+        return static_words() if self.kind == "static" else own_words(self.name, self.kind)
+
+
+@st.cache_resource(max_entries=1, show_spinner="Loading GloVe")
+def static_words() -> probe.WordVectors:
+    """GloVe."""
+    return probe.load_word_vectors(progress=False)
+
+
+@st.cache_resource(max_entries=2, show_spinner="Reading the model's words")
+def own_words(name: str, which: Literal["embed", "unembed"]) -> probe.WordVectors:
+    """A model's words as vectors: as long as the vocabulary, so that few are kept."""
+    return probe.word_vectors(load_model(name), which)
+
+
+@st.cache_resource(max_entries=32, show_spinner="Reading the words of the pairs")
+def direction(space: Space, pairs: probe.WordPairs) -> probe.Direction:
+    """What tells the two sides of the pairs apart; of a list, of its half for fitting."""
+    return probe.fit_direction(space.words(), named(pairs), on_missing="drop")
+
+
+@st.cache_resource(max_entries=16, show_spinner="Testing the direction on words that it was not fitted on")
+def evaluation(space: Space, pairs: probe.WordPairs) -> probe.Evaluation:
+    """What the direction is worth: on the held-out half of a list; the reader's own pairs are cross-validated."""
+    return probe.evaluate_direction(
+        direction(space, pairs), pairs if pairs.held_out else None, twin=False, on_missing="drop", progress=False
+    )
+
+
+def named(pairs: probe.WordPairs) -> probe.WordPairs | tuple[tuple[str, str], ...]:
+    """A list with its name; pairs of the reader's own, which are not split, as they are."""
+    return pairs if pairs.held_out else pairs.fit
+
+
+@st.cache_resource(max_entries=32, show_spinner="Searching all words")
+def neighbours(space: Space, words: tuple[str, ...], measure: Measure, k: int) -> Neighbours:
+    """The nearest words to each."""
+    return probe.nearest_neighbours(space.vocabulary(), words, k=k, measure=measure)
+
+
+@st.cache_resource(max_entries=32, show_spinner="Searching all words")
+def analogy(
+    space: Space, plus: tuple[str, ...], minus: tuple[str, ...], keep_inputs: bool, k: int, expected: str | None
+) -> Analogy:
+    """The words nearest to a sum of words."""
+    return probe.solve_analogy(
+        space.vocabulary(), plus, minus, keep_inputs=keep_inputs, k=k, expected=expected
+    )  # fmt: skip
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def profile_seconds(name: str, pairs: probe.WordPairs) -> float:
+    """What `profile` is expected to take, from the best of a few speeds just now: others may use the machine too."""
+    model = load_model(name)
+    speed = max(flops_per_second(model, 256) for _ in range(5))
+    n_tokens = 2 * 2 * 2 * len(pairs.all) * len(pairs.templates)  # two sides, a twin; a word and what stands before it
+    reading = 2 * n_tokens * probe.count_weights(model.config).multiplications / speed
+    return reading + FITTING * model.config.n_layers * len(pairs.all)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading the pairs in every layer, and in the untrained twin")
+def profile(name: str, pairs: probe.WordPairs, document_start: bool) -> probe.LayerProfile:
+    """How well the pairs are told apart from the embedding to the unembedding."""
+    return probe.layer_profile(
+        load_model(name), named(pairs), templates=pairs.templates, document_start=document_start, on_missing="drop",
+        progress=False,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Push:
+    """Something added to the stream after a layer, at every token but the first, while a text is written."""
+
+    space: Space
+    """A stream: its model and layer."""
+    pairs: probe.WordPairs
+    strength: float
+    """In distances between the two sides of the pairs."""
+    random: bool = False
+    """As far, but in a random direction."""
+
+    def edits(self, n_tokens: int) -> list[probe.Intervention]:
+        """What adds it, in a text of so many tokens."""
+        found = direction(self.space, self.pairs)
+        along = found.vector.float()
+        if self.random:
+            along = unit(torch.randn(len(along), generator=torch.Generator().manual_seed(0)))
+        if not self.strength or n_tokens < 2:
+            return []
+        change = self.strength * found.gap * along
+        return [probe.add("resid_post", change, layer=self.space.layer, positions=range(1, n_tokens))]
+
+
+@st.cache_resource(max_entries=32, show_spinner="Writing")
+def steered(push: Push, ids: tuple[int, ...], taken_out: Heads, n: int) -> Generation:
+    """The likeliest continuation under a push."""
+    model = load_model(push.space.name)
+    n_run = min(len(ids) + n, model.config.n_ctx) - 1
+    return probe.generate(
+        model, list(ids), max_tokens=n, temperature=0, seed=0,
+        interventions=[*edits(taken_out, n_run), *push.edits(n_run)],
+    ).run()  # fmt: skip
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def steered_logits(push: Push, ids: tuple[int, ...], taken_out: Heads) -> Recording:
+    """What the model says next under a push."""
+    changes = [*edits(taken_out, len(ids)), *push.edits(len(ids))]
+    return probe.record(load_model(push.space.name), [list(ids)], sites=[], positions=-1, interventions=changes)

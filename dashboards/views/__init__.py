@@ -1,11 +1,12 @@
 """The pages, by the name in the URL: title, and a function of the selection. README.md says how to add one."""
 
-from views import ablation, generation, heads, lens, tokens
+from views import ablation, directions, generation, heads, lens, tokens
 
 PAGES = {
     "heads": ("Heads", heads.page),
     "generation": ("Generation", generation.page),
     "ablation": ("Ablation", ablation.page),
     "lens": ("Logit lens", lens.page),
+    "directions": ("Directions", directions.page),
     "tokens": ("Tokens and model", tokens.page),
 }
