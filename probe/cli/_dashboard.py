@@ -46,8 +46,11 @@ def dashboard(
     settings = {**SETTINGS, "server.address": host, "server.port": str(port)}
     command = [sys.executable, "-m", "streamlit", "run", str(app)]
     command += [part for name, value in settings.items() for part in (f"--{name}", value)]
+    environment = {**os.environ, MODELS: "\n".join(named)}
+    if os.name == "posix":  # in the place of this process, so that whoever stops this one stops the app
+        os.execve(sys.executable, command, environment)
     try:
-        raise typer.Exit(subprocess.call(command, env={**os.environ, MODELS: "\n".join(named)}))
+        raise typer.Exit(subprocess.call(command, env=environment))
     except KeyboardInterrupt:
         return
 

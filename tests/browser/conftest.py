@@ -41,6 +41,8 @@ def address() -> Iterator[str]:
             yield where
         finally:
             server.terminate()
+    with pytest.raises(OSError):  # who stops the command stops the app
+        urllib.request.urlopen(f"{where}/_stcore/health")
 
 
 @pytest.fixture(scope="session")
