@@ -1,7 +1,7 @@
 """What the examples of `introduction.py` share: the form of an example, what they are tried on, and short measures."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -37,6 +37,8 @@ class Example:
     code: str = ""
     """One line of Python that gives `value`, with probe, model and words (GloVe) at hand."""
     value: Any = None
+    opens: Mapping[str, str] = field(default_factory=dict)
+    """What the page is to show, as its links say it."""
 
 
 @dataclass(frozen=True)

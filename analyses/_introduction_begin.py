@@ -44,7 +44,8 @@ def fine_tuned(subject: Subject) -> Example:
     return Example(
         "00:13", "A GPT is pretrained on much text, then can be fine-tuned for a task.",
         f"Its description says: {card}.", judge("fine-tuned" in card), "Tokens and model",
-        "{one.name: one.description for one in probe.catalogue.known_models()}[model.name]", card,
+        "{one.name: one.description for one in probe.catalogue.known_models()}.get(model.name)",
+        cards.get(subject.model.name),
     )  # fmt: skip
 
 
@@ -65,6 +66,7 @@ def story(subject: Subject) -> Example:
         f"“{STORY}{told.text} ...”", "yes", "Generation",
         f'probe.generate(model, "{STORY}", temperature=0.8, seed=1, max_tokens={n}, document_start=True).run().text',
         told.text,
+        opens={"prompt": STORY, "preset": "my own", "temperature": "0.8", "seed": "1", "n_new": str(n)},
     )  # fmt: skip
 
 
@@ -78,6 +80,7 @@ def larger(subject: Subject) -> Example:
         f"One size is at hand, so only learning is shown: surprise at a plain sentence {learnt:.2f} nats per token, "
         f"with random weights {random:.2f}. A larger model: --model.", "partly", "Generation",
         f'probe.score_text(model, "{PLAIN}", document_start=True).mean_surprise.item()', learnt,
+        opens={"prompt": PLAIN, "mode": "only read the text"},
     )  # fmt: skip
 
 
@@ -93,6 +96,7 @@ def distribution(subject: Subject) -> Example:
         "02:55", "One would like to see the probabilities behind each new word.",
         f"Kept for every step. After “{STORY}”: {best}.", "yes", "Generation",
         f"{FIRST_STEP}.probabilities()[0].item()", float(chances[0]),
+        opens={"prompt": STORY},
     )  # fmt: skip
 
 
@@ -125,6 +129,7 @@ def tokens(subject: Subject) -> Example:
         "03:19", "Text is cut into tokens: words, pieces of words, marks.",
         f"“{SENTENCE}” is {len(pieces)} tokens: {'|'.join(pieces)}", "yes", "Tokens and model",
         f'model.tokenizer.str_tokens(model.tokenizer.encode("{SENTENCE}", add_special_tokens=False))', pieces,
+        opens={"prompt": SENTENCE},
     )  # fmt: skip
 
 
@@ -139,6 +144,7 @@ def near_meanings(subject: Subject) -> Example:
         f"{other:.2f}.", judge(own > other), "Directions",
         "float(probe.geometry.cosine(*map(words.vectors_of, "
         'zip(*probe.load_pairs("plurality").lower().all, strict=True))).mean())', own,
+        opens={"show": "Neighbours", "near": "cat dog"},
     )  # fmt: skip
 
 
@@ -160,6 +166,7 @@ def senses(subject: Subject) -> Example:
         judge(alike > across), "Logit lens",
         f'float(probe.geometry.cosine(*probe.record(model, ["{first}", "{other}"], sites=["resid_post"], positions=-1, '
         'document_start=True).stack("resid_post")[-1, :, 0]))', float(pairs[0, n]),
+        opens={"prompt": first},
     )  # fmt: skip
 
 
@@ -173,6 +180,7 @@ def mlps(subject: Subject) -> Example:
         "What they ask can be read of some neurons only (analyses/attribution.py).", "partly", "Ablation",
         f'probe.logit_lens(model, probe.record(model, "{CAPITAL}", sites=["resid_post"], positions=-1, interventions='
         '[probe.zero("mlp_out")], document_start=True), watch=[" Paris"]).watched_ranks[-1, 0, 0].item()', without,
+        opens={"prompt": CAPITAL, "units": "MLPs", "token_0": " Paris"},
     )  # fmt: skip
 
 
@@ -188,6 +196,7 @@ def last_vector(subject: Subject) -> Example:
         f"after layer {late - 1}, {ranks[-1]} after the last.", judge(ranks[-1] == 1), "Logit lens",
         f'probe.logit_lens(model, probe.record(model, "{CAPITAL}", sites=["resid_post"], positions=-1, '
         'document_start=True), watch=[" Paris"]).watched_ranks[-1, 0, 0].item()', ranks[-1],
+        opens={"prompt": CAPITAL},
     )  # fmt: skip
 
 
@@ -201,6 +210,7 @@ def chat(subject: Subject) -> Example:
         "06:13", "A chatbot is the same game: instructions and a question are the text to continue.",
         f"“{QUESTION}”: “{said}”", judge("Paris" in said), "Generation",
         f'probe.chat(model, "{QUESTION}", temperature=0, max_tokens=20).run().text', said,
+        opens={"mode": "chat", "user": QUESTION},
     )  # fmt: skip
 
 

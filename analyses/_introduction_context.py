@@ -58,6 +58,7 @@ def king(subject: Subject) -> Example:
         judge(after < before, guilty < innocent), "Logit lens",
         f'probe.logit_lens(model, probe.record(model, "{scotland}", sites=["resid_post"], positions=-1, '
         'document_start=True), watch=[" Scotland"]).watched_ranks[-1, 0, 0].item()', after,
+        opens={"prompt": scotland},
     )  # fmt: skip
 
 
@@ -121,6 +122,7 @@ def snape(subject: Subject) -> Example:
         "(analyses/reach.py).", "yes" if rank == 1 else "partly" if rank <= 10 else "no", "Logit lens",
         f'probe.logit_lens(model, probe.record(model, "{POTTER}", sites=["resid_post"], positions=-1, '
         'document_start=True), watch=[" Sn"]).watched_ranks[-1, 0, 0].item()', rank,
+        opens={"prompt": POTTER},
     )  # fmt: skip
 
 
@@ -132,6 +134,7 @@ def every_vector(subject: Subject) -> Example:
         "21:28 - 21:36", "Every vector of the last layer predicts the token after its own.",
         f"One pass over the Potter text: {n} tokens predicted, {first} of them as the likeliest.", judge(n > 1),
         "Generation", f'int((probe.score_text(model, "{POTTER}", document_start=True).rank > 0).sum())', n,
+        opens={"prompt": POTTER, "mode": "only read the text"},
     )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ def any_numbers(subject: Subject) -> Example:
         f"Even the {len(vector)} numbers of “cat”, from {float(vector.min()):.1f} to {float(vector.max()):.1f}: the "
         f"smallest becomes {least:.4f}, the sum is {total:.4f}.", judge(abs(total - 1) < 1e-5, least > 0), "Generation",
         'float(words["cat"].softmax(-1).sum())', total,
+        opens={"prompt": STORY},
     )  # fmt: skip
 
 
@@ -51,6 +52,7 @@ def cold(subject: Subject) -> Example:
         "24:09 - 24:29", "A higher temperature favours the unlikely; at zero the largest takes all.",
         f"Probability of the likeliest token, by temperature: {said}.", judge(shares[0] == 1, shares[2] > shares[3]),
         "Generation", f"{FIRST_STEP}.probabilities(0)[0].item()", shares[0],
+        opens={"prompt": STORY},
     )  # fmt: skip
 
 
@@ -66,6 +68,7 @@ def stories(subject: Subject) -> Example:
         judge(_mean(told[0.0]) < _mean(told[0.7]) < _mean(told[1.5])), "Generation",
         f'probe.generate(model, "{STORY}", temperature=1.5, seed=0, max_tokens={subject.n_tokens}, '
         'document_start=True, stop=[]).run().to_dataframe()["surprise_nats"].mean()', _mean(told[1.5]),
+        opens={"prompt": STORY, "preset": "my own", "temperature": "1.5"},
     )  # fmt: skip
 
 
@@ -86,6 +89,7 @@ def twenty(subject: Subject) -> Example:
         f"The likeliest has {listed_chances[0]:.1%}, the 20th {listed_chances[-1]:.1%}.",
         judge(listed_chances[0] < 2 * listed_chances[-1]), "Generation",
         f"{FIRST_STEP}.probabilities(5, top_k=20)[:20].tolist()", listed_chances,
+        opens={"prompt": STORY, "preset": "wild: the 20 likeliest, temperature 5"},
     )  # fmt: skip
 
 
@@ -96,6 +100,7 @@ def logits(subject: Subject) -> Example:
     return Example(
         "25:46", "The numbers before softmax are called logits.", f"After “{STORY}”: {said}.", "yes", "Generation",
         f"{FIRST_STEP}.logits[0].item()", float(step.logits[0]),
+        opens={"prompt": STORY},
     )  # fmt: skip
 
 

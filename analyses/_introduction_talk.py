@@ -37,6 +37,7 @@ def mask(subject: Subject) -> Example:
         f'probe.record(model, "{CAPITAL}", sites=["pattern"], document_start=True)'
         '.stack("pattern").triu(1).max().item()',
         ahead,
+        opens={"prompt": CAPITAL},
     )  # fmt: skip
 
 
@@ -65,6 +66,7 @@ def value(found: probe.LogitAttribution) -> Example:
         f'(lambda found: max(float(x) for part, x in zip(found.parts, found.mean) if part.kind == "head"))'
         f"({ATTRIBUTED})",
         best[0],
+        opens={"prompt": CAPITAL, "overlay": "what it writes for the answer"},
     )  # fmt: skip
 
 
@@ -94,7 +96,9 @@ def saving(subject: Subject) -> Example:
 def directions() -> Example:
     """Shown at 13:52."""
     return Example("talk", "Exponentially many nearly perpendicular directions fit into a space.",
-                   "See 13:52, and analyses/packing.py: it depends on how nearly.", "partly", "Directions")  # fmt: skip
+                   "See 13:52, and analyses/packing.py: it depends on how nearly.", "partly", "Directions",
+        opens={"show": "Three axes"},
+    )  # fmt: skip
 
 
 def residual(found: probe.LogitAttribution) -> Example:
@@ -104,6 +108,7 @@ def residual(found: probe.LogitAttribution) -> Example:
         "talk", "Layers only add to the vectors: what comes out is a sum of all parts (the residual stream).",
         f"The logit of “Paris”, {float(found.logit[0]):.3f}, is the sum of {len(found.parts)} parts; they miss it by "
         f"{error:.6f}.", judge(error < 1e-3), "Heads", f"{ATTRIBUTED}.error.item()", error,
+        opens={"prompt": CAPITAL, "overlay": "what it writes for the answer"},
     )  # fmt: skip
 
 

@@ -68,7 +68,9 @@ def dimensions(subject: Subject) -> Example:
 def slice_of_space() -> Example:
     """A picture."""
     return Example("14:12", "A picture shows a slice of three dimensions.",
-                   "Comes with the dashboard, which will say which three and why.", "later", "Directions")  # fmt: skip
+                   "So does the dashboard (Directions, Three axes), and says which three.", "yes", "Directions",
+        opens={"show": "Three axes"},
+    )  # fmt: skip
 
 
 def tower(subject: Subject) -> Example:
@@ -78,6 +80,7 @@ def tower(subject: Subject) -> Example:
         "14:37", "The words nearest to “tower” are tower-like.",
         f"{listed(near)}: most are.", judge("towers" in near, "building" in near), "Directions",
         'probe.nearest_neighbours(words, "tower", k=6).words[0]', near,
+        opens={"show": "Neighbours", "near": "tower"},
     )  # fmt: skip
 
 
@@ -90,6 +93,7 @@ def queen(subject: Subject) -> Example:
         f"Cosine of the two differences {difference:.2f}. “queen” comes {_place(dropped)} if the words of the question "
         f"are left out, {_place(kept)} if not: then “king” itself is nearest.", judge(dropped == 1, kept == 1),
         "Directions", 'probe.solve_analogy(words, ["king", "woman"], ["man"], expected="queen").rank', dropped,
+        opens={"show": "Analogies", "plus": "king woman", "minus": "man", "expected": "queen"},
     )  # fmt: skip
 
 
@@ -105,6 +109,7 @@ def family(subject: Subject) -> Example:
         judge(*(value > royal for value in found.values())), "Directions",
         'float(probe.geometry.cosine(words["woman"] - words["man"], words["aunt"] - words["uncle"]))',
         found["aunt", "uncle"],
+        opens={"show": "Differences", "pairs": "gender"},
     )  # fmt: skip
 
 
@@ -117,6 +122,7 @@ def mussolini(subject: Subject) -> Example:
         f"GloVe: {_place(dropped)}; the question’s words kept: {_place(kept)}. {own}", judge(dropped == 1, kept == 1),
         "Directions",
         'probe.solve_analogy(words, ["hitler", "italy"], ["germany"], expected="mussolini").rank', dropped,
+        opens={"show": "Analogies", "plus": "italy hitler", "minus": "germany", "expected": "mussolini"},
     )  # fmt: skip
 
 
@@ -130,6 +136,7 @@ def bratwurst(subject: Subject) -> Example:
         f"Not here. GloVe: rank {found.rank} of {found.n_candidates:,}; first come {listed(found.words)}. {own}",
         judge(found.rank == 1), "Directions",
         'probe.solve_analogy(words, ["sushi", "germany"], ["japan"], expected="bratwurst").rank', found.rank,
+        opens={"show": "Analogies", "plus": "germany sushi", "minus": "japan", "expected": "bratwurst"},
     )  # fmt: skip
 
 
@@ -143,6 +150,7 @@ def cat(subject: Subject) -> Example:
         f"{listed(near[:3])}.", judge(None not in ranks), "Directions",
         '[probe.nearest_neighbours(words, "cat", k=20).words[0].index(word) + 1 for word in ("monster", "beast")]',
         ranks,
+        opens={"show": "Neighbours", "near": "cat"},
     )  # fmt: skip
 
 
@@ -155,6 +163,7 @@ def dots(subject: Subject) -> Example:
         f"“cat” with {said} (picked among the 3,000 most frequent words).",
         judge(found[0] > 1, abs(found[1]) < 0.1, found[2] < -1), "Directions",
         f'[float(words["cat"] @ words[word]) for word in {OTHERS}]', found,
+        opens={"show": "Words", "words": "cat dog car"},
     )  # fmt: skip
 
 
@@ -167,6 +176,7 @@ def plurals(subject: Subject) -> Example:
         judge(above > 0.9 * n, own_above > 0.9 * own_n), "Directions",
         f"sum(float((words[more] - words[one]) @ ({PLURALITY})) > 0"
         ' for more, one in probe.load_pairs("plurality").lower().all)', above,
+        opens={"show": "Evidence"},
     )  # fmt: skip
 
 
@@ -180,6 +190,7 @@ def numbers(subject: Subject) -> Example:
         f"“{names[steps[1] - 1]}” (bars below).", judge(*(step >= 9 for step in steps)), "Directions",
         f'[float(words[name] @ ({PLURALITY})) for name in probe.load_words("numbers")[:10]]',
         projections(subject.words, names).tolist(),
+        opens={"show": "Words"},
     )  # fmt: skip
 
 

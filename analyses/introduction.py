@@ -6,7 +6,7 @@ Every example of 3Blue1Brown's "But what is a GPT?" (2024), in its order, then o
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas
 from _introduction import Chapter, Subject
@@ -39,7 +39,7 @@ def ask(model: probe.GPT, quick: bool, say: Say) -> Answer:
         chapters[name] = chapter(subject)
     sections = [one.section() for one in chapters.values()]
     sections.insert(list(CHAPTERS).index("words as vectors") + 1, number_section(subject))
-    table = pandas.DataFrame(list(_rows(chapters)))
+    table = pandas.DataFrame(list(rows(chapters)))
     counts = Counter(table["holds"])
     said = ", ".join(f"{holds}: {counts[holds]}" for holds in ("yes", "partly", "no", "later"))
     return Answer(
@@ -65,7 +65,8 @@ def read_subject(model: probe.GPT, n_tokens: int = TOKENS) -> Subject:
     return Subject(model, probe.load_word_vectors(), probe.word_vectors(model), start, n_tokens)
 
 
-def _rows(chapters: dict[str, Chapter]) -> Iterator[dict[str, object]]:
+def rows(chapters: Mapping[str, Chapter]) -> Iterator[dict[str, object]]:
+    """Of the table: one for each example."""
     for name, chapter in chapters.items():
         for one in chapter.examples:
             yield {

@@ -15,14 +15,14 @@ def run(name: str) -> None:
     """What a page cannot do with what was chosen is said in its place; the widgets stay."""
     try:
         chosen = choose()
-        session_file(pages, name)
+        session_file(list(PAGES), name)
         PAGES[name][1](chosen)
     except ProbeError as error:
         st.error(shown(error))
 
 
-pages = {
-    name: st.Page(lambda name=name: run(name), title=title, url_path=name, default=place == 0)
+pages = [
+    st.Page(lambda name=name: run(name), title=title, url_path=name, default=place == 0)
     for place, (name, (title, _)) in enumerate(PAGES.items())
-}
-st.navigation(list(pages.values()), position="top").run()
+]
+st.navigation(pages, position="top").run()

@@ -6,6 +6,7 @@ never written to. Caches are bounded; a recording of one layer of 512 tokens tak
 
 import dataclasses
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from torch import Tensor
 import probe
 from probe.catalogue import DEFAULT_MODEL, known_models
 from probe.chat import chat_prompt
-from probe.cli._dashboard import MODELS
+from probe.cli._dashboard import MODELS, find_folder
 from probe.generation import Generation
 from probe.geometry import unit
 from probe.methods._direction import Source
@@ -33,6 +34,10 @@ from probe.methods.surprise import TextScores
 from probe.plan import flops_per_second
 from probe.prompts import str_tokens, token_id
 from probe.recording import Recording
+
+sys.path.append(str(find_folder("analyses")))
+import introduction
+from _introduction import Chapter, Subject
 
 THUMBNAIL = 64
 """Pixels along a side, at most."""
@@ -491,3 +496,15 @@ def steered_logits(push: Push, ids: tuple[int, ...], taken_out: Heads) -> Record
     """What the model says next under a push."""
     changes = [*edits(taken_out, len(ids)), *push.edits(len(ids))]
     return probe.record(load_model(push.space.name), [list(ids)], sites=[], positions=-1, interventions=changes)
+
+
+@st.cache_resource(max_entries=1, show_spinner="Reading word vectors")
+def introduction_subject(name: str) -> Subject:
+    """What the examples of the visual introduction are tried on."""
+    return introduction.read_subject(load_model(name), introduction.QUICK_TOKENS)
+
+
+@st.cache_resource(max_entries=16, show_spinner="Trying the examples of this chapter")
+def introduction_chapter(name: str, chapter: str) -> Chapter:
+    """One chapter of the visual introduction, with this model's numbers."""
+    return introduction.CHAPTERS[chapter](introduction_subject(name))

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+APART = ("dashboards", "analyses")
+"""Folders that travel under another name."""
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +26,8 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_the_wheel_holds_every_file_of_probe_and_nothing_else(wheel):
-    ours = {f.relative_to(ROOT).as_posix() for top in ("probe", "dashboards") for f in (ROOT / top).rglob("*.*")}
-    ours = {re.sub("^dashboards/", "probe_dashboards/", name) for name in ours if "__pycache__" not in name}
+    ours = {f.relative_to(ROOT).as_posix() for top in ("probe", *APART) for f in (ROOT / top).rglob("*.*")}
+    ours = {re.sub(f"^({'|'.join(APART)})/", r"probe_\1/", name) for name in ours if "__pycache__" not in name}
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert packed == ours and "probe/py.typed" in packed
 
@@ -56,9 +58,12 @@ sys.path.insert(0, str(find_app().parent))
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_file(str(find_app()), default_timeout=120).run()
 print(find_app(), [one.message for one in app.exception], app.subheader[0].value.split()[0])
+import state
+print(state.introduction.__file__)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=empty, capture_output=True, text=True)
-    assert done.stdout.strip() == f"{target}/probe_dashboards/app.py [] Layer", done.stderr
+    expected = [f"{target}/probe_dashboards/app.py [] Layer", f"{target}/probe_analyses/introduction.py"]
+    assert done.stdout.splitlines() == expected, done.stderr
 
 
 @pytest.mark.slow

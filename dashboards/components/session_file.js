@@ -1,8 +1,11 @@
-// Saves what the URL holds as a file: the page, and every parameter with all its values.
+// A session as a file: what the URL holds, saved and opened in the browser alone; nothing is sent to the server but what a
+// link would send, and that is checked there as a link's.
+
+const LARGEST = 1e6;
 
 export default function ({ data, parentElement }) {
-  const button = parentElement.querySelector("button");
-  button.onclick = () => {
+  const said = parentElement.querySelector("p");
+  parentElement.querySelector("button").onclick = () => {
     const asked = new URLSearchParams(window.location.search), parameters = {};
     for (const name of new Set(asked.keys())) parameters[name] = asked.getAll(name);
     const text = JSON.stringify({ format: data.format, page: data.page, parameters }, null, 1);
@@ -12,4 +15,28 @@ export default function ({ data, parentElement }) {
     link.click();
     URL.revokeObjectURL(link.href);
   };
+  parentElement.querySelector("input").onchange = async (event) => {
+    const file = event.target.files[0];
+    if (!file) return;
+    const found = file.size > LARGEST ? "it is larger than a megabyte" : read(await file.text(), data);
+    event.target.value = "";
+    if (typeof found === "string") { said.textContent = "Not opened: " + found + "."; return; }
+    said.textContent = "";
+    window.history.pushState({}, "", found.url);
+    window.dispatchEvent(new PopStateEvent("popstate"));  // as the browser's back button: the URL decides everything
+  };
+}
+
+function read(text, { format, pages }) {
+  let found;
+  try { found = JSON.parse(text); } catch { return "it is not JSON"; }
+  if (!found || found.format !== format) return "it is no session of this dashboard (" + format + ")";
+  const at = pages.indexOf(found.page);
+  if (at < 0) return "its page is none of " + pages.join(", ");
+  const asked = new URLSearchParams();
+  for (const [name, values] of Object.entries(found.parameters || {})) {
+    if (!Array.isArray(values) || !values.every((value) => typeof value === "string")) return "“" + name + "” is no list of texts";
+    for (const value of values) asked.append(name, value);
+  }
+  return { url: (at ? "/" + found.page : "/") + "?" + asked };
 }

@@ -56,18 +56,26 @@ def dashboard(
 
 
 def find_app() -> Path:
-    """`dashboards/app.py` of the checkout that this is, or what was installed with the wheel.
+    """`app.py` of the dashboards.
+
+    Raises:
+        UnknownName: as `find_folder`.
+    """
+    return find_folder("dashboards") / "app.py"
+
+
+def find_folder(name: str) -> Path:
+    """'dashboards' or 'analyses' of the checkout that this is, or what was installed with the wheel.
 
     Raises:
         UnknownName: neither is there.
     """
-    beside = Path(__file__).parents[2] / "dashboards" / "app.py"
-    installed = importlib.util.find_spec("probe_dashboards")
-    places = [beside, *(Path(place) / "app.py" for place in (installed and installed.submodule_search_locations) or [])]
-    for place in places:
-        if place.exists():
+    beside = Path(__file__).parents[2] / name
+    installed = importlib.util.find_spec(f"probe_{name}")
+    for place in [beside, *map(Path, (installed and installed.submodule_search_locations) or [])]:
+        if any(place.glob("*.py")):
             return place
-    raise UnknownName(f"no dashboard at {beside}, and no installed probe_dashboards: reinstall probe-gpt")
+    raise UnknownName(f"no {name} at {beside}, and no installed probe_{name}: reinstall probe-gpt")
 
 
 def _checked(name: str) -> str:

@@ -62,11 +62,20 @@ def test_a_session_file_brings_back_what_was_chosen(tab, address, tmp_path):
     file = tmp_path / "session.json"
     saved.value.save_as(file)
     assert json.loads(file.read_text())["parameters"]["layer"] == ["5"]
-    page = tab.open(address)
+    page = tab.open(f"{address}/?taken_out=L3H3&head=5")
     page.get_by_text("Session file").click()
+    for wrong, said in (
+        ("{", "not JSON"),
+        ('{"format": 1}', "no session"),
+        ('{"format": "probe dashboard 1"}', "page"),
+    ):
+        (tmp_path / "wrong.json").write_text(wrong)
+        page.locator("input[type=file]").set_input_files(str(tmp_path / "wrong.json"))
+        page.get_by_text("Not opened: it").filter(has_text=said).wait_for()
     page.locator("input[type=file]").set_input_files(str(file))
     page.get_by_role("heading", name="What would each layer say next?").wait_for()
     tab.settle()
+    assert page.get_by_text("every number on this page").count() == 0  # what the file does not name is as it was
     assert page.get_by_role("spinbutton", name="Layer").input_value() == "5"
     assert page.get_by_role("textbox", name="Text to look at (prompt)").input_value() == "one two three"
 
