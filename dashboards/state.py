@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pandas
 import streamlit as st
 import torch
 from jaxtyping import Float
@@ -508,3 +509,10 @@ def introduction_subject(name: str) -> Subject:
 def introduction_chapter(name: str, chapter: str) -> Chapter:
     """One chapter of the visual introduction, with this model's numbers."""
     return introduction.CHAPTERS[chapter](introduction_subject(name))
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def introduction_numbers(name: str) -> pandas.DataFrame:
+    """Number words along cats - cat."""
+    table = introduction.number_section(introduction_subject(name)).table
+    return pandas.DataFrame(list(table.rows), columns=list(table.columns))

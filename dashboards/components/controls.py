@@ -85,7 +85,7 @@ def choose() -> Selection:
     ids = read_prompts(model.config, model.tokenizer, [prompt], document_start=start and has_start).ids[0]
     texts = list(str_tokens(model.tokenizer, ids))
     if len(prompt) > LONGEST_LINK:
-        st.sidebar.caption(f"Links carry up to {LONGEST_LINK:,} characters of text; a session file carries all of it.")
+        st.sidebar.caption(f"Links carry up to {LONGEST_LINK:,} characters of text; a session file carries more.")
     _start_somewhere(name, ids)
     with st.sidebar:
         columns = st.columns(2)

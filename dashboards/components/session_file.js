@@ -1,7 +1,7 @@
 // A session as a file: what the URL holds, saved and opened in the browser alone; nothing is sent to the server but what a
 // link would send, and that is checked there as a link's.
 
-const LARGEST = 1e6;
+const LARGEST = 1e6, LONGEST = 60000;  // bytes of a file; characters of an address that the server reads
 
 export default function ({ data, parentElement }) {
   const said = parentElement.querySelector("p");
@@ -15,15 +15,14 @@ export default function ({ data, parentElement }) {
     link.click();
     URL.revokeObjectURL(link.href);
   };
-  parentElement.querySelector("input").onchange = async (event) => {
-    const file = event.target.files[0];
+  const input = parentElement.querySelector("input");
+  input.onchange = async () => {
+    const file = input.files[0];
     if (!file) return;
     const found = file.size > LARGEST ? "it is larger than a megabyte" : read(await file.text(), data);
-    event.target.value = "";
+    input.value = "";
     if (typeof found === "string") { said.textContent = "Not opened: " + found + "."; return; }
-    said.textContent = "";
-    window.history.pushState({}, "", found.url);
-    window.dispatchEvent(new PopStateEvent("popstate"));  // as the browser's back button: the URL decides everything
+    window.location.assign(found.url);
   };
 }
 
@@ -38,5 +37,6 @@ function read(text, { format, pages }) {
     if (!Array.isArray(values) || !values.every((value) => typeof value === "string")) return "“" + name + "” is no list of texts";
     for (const value of values) asked.append(name, value);
   }
-  return { url: (at ? "/" + found.page : "/") + "?" + asked };
+  const url = (at ? "/" + found.page : "/") + "?" + asked;
+  return url.length > LONGEST ? "its texts are too long, " + url.length + " characters where " + LONGEST + " fit" : { url };
 }

@@ -120,7 +120,9 @@ def _own() -> tuple[float, int | None, float | None]:
 def _branches() -> Branches:
     """Words put in, as the URL has them: '3:1234 0:17'."""
     given = st.session_state.get("branch", st.query_params.get("branch", ""))
-    if given:
+    if not given:
+        st.session_state["branch"] = ""  # so that the URL notices when a word is put in
+    else:
         columns = st.columns([4, 1], vertical_alignment="bottom")
         given = columns[0].text_input(
             "Words put in (step:token id)", key="branch", bind="query-params",

@@ -9,7 +9,7 @@ import pandas
 import streamlit as st
 from components.controls import Selection
 from components.show import figure, keep, shown, theme
-from state import Chapter, introduction, introduction_chapter
+from state import Chapter, introduction, introduction_chapter, introduction_numbers
 
 from probe.provenance import provenance
 from probe.results import Result
@@ -57,6 +57,9 @@ def page(chosen: Selection) -> None:
             st.caption(f"{shown(example.time)} · {HOLDS[example.holds]}")
             if example.page in NAMES:
                 st.link_button(f"Look at it: {example.page}", _link(chosen, example.page, example.opens))
+    if name == "words as vectors":
+        st.markdown("How far one, two, three, ... lie along cats - cat (bars: from the lowest to the highest):")
+        st.dataframe(introduction_numbers(chosen.model_name), hide_index=True)
     for number, draw in enumerate(chapter.figures):
         figure(draw(theme()), key=f"introduction-{number}")
     for remark in chapter.remarks:
