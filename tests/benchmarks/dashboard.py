@@ -33,9 +33,8 @@ FLAGS = (
 ).split()
 AIMS = {"first paint": 1.5, "click to detail": 0.25, "hover": 0.05}
 """Seconds, for 144 heads and 64 tokens."""
-HOVER = """async () => {
-    const find = (selector) => document.querySelector(selector);
-    const canvas = find("canvas.heads"), said = find(".grid .said"), box = canvas.getBoundingClientRect(), taken = [];
+HOVER = """async (canvas) => {
+    const said = canvas.getRootNode().querySelector(".said"), box = canvas.getBoundingClientRect(), taken = [];
     for (let step = 0; step < 30; step++) {
         const before = said.textContent, start = performance.now();
         canvas.dispatchEvent(new MouseEvent("mousemove", { bubbles: true,
@@ -44,6 +43,11 @@ HOVER = """async () => {
         if (said.textContent !== before) taken.push(performance.now() - start);
     }
     return taken;
+}"""
+NODES = """() => {
+    const count = (root) => [...root.querySelectorAll("*")].reduce(
+        (sum, node) => sum + 1 + (node.shadowRoot ? count(node.shadowRoot) : 0), 0);
+    return count(document);
 }"""
 
 
@@ -114,18 +118,18 @@ def measure(
         query = urllib.parse.urlencode({"prompt": text_of(model, n_tokens, repeat), "layer": 0, "head": 0})
         start = time.perf_counter()
         page.goto(f"{address}/?{query}")
-        page.wait_for_function("() => document.querySelector('.grid .said')?.textContent.startsWith('L0H0')")
+        page.locator(".grid .said", has_text="L0H0").wait_for(timeout=120_000)
         first = time.perf_counter() - start
         page.wait_for_selector(".js-plotly-plot", timeout=120_000)
         page.wait_for_selector("[data-testid=stStatusWidget]", state="detached", timeout=120_000)
-        hover = [one / 1000 for one in page.evaluate(HOVER)]
+        hover = [one / 1000 for one in page.locator("canvas.heads").evaluate(HOVER)]
         mb = sum(received) / 1e6
         clicks = [click(page, layer) for layer in (1, 2, 3)]
         if repeat:
             taken["first paint"].append(first)
             taken["hover"] += hover
             taken["click to detail"] += clicks
-            taken["DOM nodes"].append(page.evaluate("() => document.querySelectorAll('*').length"))
+            taken["DOM nodes"].append(page.evaluate(NODES))
             taken["MB"].append(mb)
         context.close()
     for name, values in taken.items():
