@@ -1,7 +1,7 @@
 """The only cached functions: models, what was recorded with them, and what was computed from that.
 
 One model serves all sessions: interventions are arguments, so nobody's change reaches anybody else. What is cached is
-never written to. Caches are bounded; a recording of one layer of 512 tokens takes about 20 MB.
+never written to. Caches are bounded; the largest entries are recordings of about 60 MB.
 """
 
 import dataclasses
@@ -44,6 +44,8 @@ THUMBNAIL = 64
 """Pixels along a side, at most."""
 ONE_HEAD = 512
 """Tokens up to which a single head is shown in full."""
+ALL_LAYERS = 128
+"""Tokens up to which every layer's heads are kept at once, some 60 MB for 30 layers of 9."""
 LENS_POSITIONS = 48
 """Positions that the logit lens shows, the last ones."""
 TELLING = 0.3
@@ -96,11 +98,15 @@ class Overview:
 def overview(name: str, ids: tuple[int, ...], taken_out: Heads = ()) -> Overview:
     """Patterns pooled layer by layer as they are made: all of them at once would be gigabytes for a long prompt."""
     model, changes = load_model(name), edits(taken_out, len(ids))
-    pooled = probe.record(
-        model, [list(ids)], sites=[], reduce={"pattern": lambda pattern, _: _pooled(pattern[0])}, logits=False,
-        interventions=changes,
-    )  # fmt: skip
-    weights = pooled.stack("pattern").float().cpu().numpy()
+    if len(ids) <= ALL_LAYERS:
+        patterns = heads_recording(name, ids, None, taken_out).stack("pattern")[:, 0]
+        weights = torch.stack([_pooled(pattern) for pattern in patterns]).cpu().numpy()
+    else:
+        pooled = probe.record(
+            model, [list(ids)], sites=[], reduce={"pattern": lambda pattern, _: _pooled(pattern[0])}, logits=False,
+            interventions=changes,
+        )  # fmt: skip
+        weights = pooled.stack("pattern").cpu().numpy()
     scores = {}
     if len(ids) >= 3:  # with fewer no head has a choice
         found = probe.head_scores(model, [list(ids)], n_random=0, interventions=changes, progress=False)
@@ -162,14 +168,19 @@ def attribution(
     return of_heads
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
 def layer_recording(name: str, ids: tuple[int, ...], layer: int, taken_out: Heads = ()) -> Recording:
-    """What the heads of one layer compute."""
+    """What the heads of one layer compute; of short texts with all others, so that a click on a head costs nothing."""
+    return heads_recording(name, ids, None if len(ids) <= ALL_LAYERS else layer, taken_out)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def heads_recording(name: str, ids: tuple[int, ...], layer: int | None, taken_out: Heads) -> Recording:
+    """What heads compute, in one layer or (None) in all of them."""
     model = load_model(name)
     turned = "rot_" if model.config.positions == "rotary" else ""
     sites = ["pattern", "attn_scores", f"{turned}q", f"{turned}k", "v", "z"]
     return probe.record(
-        model, [list(ids)], sites=sites, layers=[layer], logits=False, interventions=edits(taken_out, len(ids))
+        model, [list(ids)], sites=sites, layers=layer, logits=False, interventions=edits(taken_out, len(ids))
     )
 
 
