@@ -38,7 +38,7 @@ from probe.recording import Recording
 
 sys.path.append(str(find_folder("analyses")))
 import introduction
-from _introduction import Chapter, Subject
+from _introduction import Chapter, Subject, projections
 
 THUMBNAIL = 64
 """Pixels along a side, at most."""
@@ -524,6 +524,10 @@ def introduction_chapter(name: str, chapter: str) -> Chapter:
 
 @st.cache_resource(max_entries=2, show_spinner=False)
 def introduction_numbers(name: str) -> pandas.DataFrame:
-    """Number words along cats - cat."""
-    table = introduction.number_section(introduction_subject(name)).table
-    return pandas.DataFrame(list(table.rows), columns=list(table.columns))
+    """How far number words lie along cats - cat, in each space."""
+    subject = introduction_subject(name)
+    words = list(probe.load_words("numbers")[:10])
+    spaces = {"this GPT’s embedding": subject.own, "GloVe": subject.words}
+    return pandas.DataFrame(
+        {"word": words, **{space: projections(source, words).tolist() for space, source in spaces.items()}}
+    )

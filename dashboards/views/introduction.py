@@ -58,8 +58,8 @@ def page(chosen: Selection) -> None:
             if example.page in NAMES:
                 st.link_button(f"Look at it: {example.page}", _link(chosen, example.page, example.opens))
     if name == "words as vectors":
-        st.markdown("How far one, two, three, ... lie along cats - cat (bars: from the lowest to the highest):")
-        st.dataframe(introduction_numbers(chosen.model_name), hide_index=True)
+        st.markdown("How far one, two, three, ... lie along cats - cat (dot product):")
+        st.dataframe(introduction_numbers(chosen.model_name).round(3), hide_index=True)
     for number, draw in enumerate(chapter.figures):
         figure(draw(theme()), key=f"introduction-{number}")
     for remark in chapter.remarks:
