@@ -15,6 +15,7 @@ from _script import Answer, Say, main, origin
 import probe
 from probe.errors import BadPrompt
 from probe.figures.page import PageSection, Table
+from probe.flop_count import attention_flops
 from probe.gpt import KeyValueCache
 from probe.prompts import read_prompts
 
@@ -65,11 +66,6 @@ def medians(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, fl
         if round_:
             seconds[name].append(time.perf_counter() - begin)
     return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def attention_flops(config: probe.GPTConfig, n: int) -> int:
-    """Multiplications and additions of scores and weighted values, for n tokens that each see all n."""
-    return config.n_layers * config.n_heads * 2 * 2 * n * n * config.d_head
 
 
 def pattern_bytes(config: probe.GPTConfig, n: int) -> int:

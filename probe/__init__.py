@@ -12,6 +12,7 @@ from probe.chat import chat
 from probe.config import GPTConfig, RotaryScaling
 from probe.contexts import WordsInContext, words_in_context
 from probe.errors import ProbeError
+from probe.flop_count import count_pass
 from probe.generation import Generation, generate
 from probe.gpt import GPT
 from probe.interventions import Intervention, add, edit, project_out, replace, scale, zero
@@ -100,6 +101,7 @@ __all__ = [
     "chat",
     "composition_scores",
     "copying_scores",
+    "count_pass",
     "count_weights",
     "custom_metric",
     "direct_logit_attribution",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from probe.flop_count import attention_flops
 from probe.gpt import GPT
 from probe.prompts import Prompts
 from probe.request import Request, read_request
@@ -77,7 +78,7 @@ def count_flops(model: GPT, request: Request) -> int:
     last = config.n_layers - 1 if request.stop_after_layer is None else request.stop_after_layer
     layers = range(request.first_layer, last + 1)
     weights = sum(weight.numel() for layer in layers for weight in model.blocks[layer].parameters() if weight.ndim == 2)
-    attention = 4 * len(layers) * config.n_heads * config.d_head * pos * pos
+    attention = len(layers) * attention_flops(config, pos) // config.n_layers
     kept = len(request.positions.chosen_positions[0]) if request.logits else 0
     return batch * (2 * weights * pos + attention + 2 * config.d_model * config.d_vocab * kept)
 

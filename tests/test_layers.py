@@ -17,7 +17,7 @@ LAYERS = (
     ("errors",),
     ("geometry", "statistics", "config", "devices", "tokenizer_files", "word_lists"),
     ("sites", "tokens", "store", "pieces", "catalogue", "rotary", "prompts", "named_weights", "weight_count"),
-    ("gpt", "selection", "results", "task_texts"),
+    ("gpt", "selection", "results", "task_texts", "flop_count"),
     ("metrics", "interventions", "reduction", "provenance", "sampling", "weights"),
     ("request", "words"),
     ("tap", "plan"),

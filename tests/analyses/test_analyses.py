@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import probe
+from probe.flop_count import attention_flops
 from tests.tiny import tiny_model
 
 ANALYSES = Path(__file__).parent.parent.parent / "analyses"
@@ -94,7 +95,7 @@ def test_attention_is_what_is_counted_beyond_the_products_with_weights():
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             probe.record(model, torch.arange(n)[None])
         counted[n] = counter.get_total_flops()
-    assert script("costs").attention_flops(model.config, 8) == (counted[16] - 2 * counted[8]) / 2
+    assert attention_flops(model.config, 8) == (counted[16] - 2 * counted[8]) / 2
 
 
 def test_the_share_of_new_things_counts_from_the_first_that_was_made():

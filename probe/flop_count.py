@@ -1,0 +1,90 @@
+"""What a pass computes, counted by kind from the config alone: how much of it is products of matrices.
+
+A FLOP is one addition, multiplication, division, root or exponential of floating-point numbers. Attention is counted
+for every token with every other, as a matrix product takes them, masked or not.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from probe.config import Activation, GPTConfig
+from probe.weight_count import WeightCount, count_weights
+
+if TYPE_CHECKING:
+    import pandas
+
+ACTIVATION_FLOPS: dict[Activation, int] = {"gelu": 5, "gelu_tanh": 9, "gelu_quick": 5, "relu": 1, "silu": 4}
+"""Of one number, as the formula is written; tanh and erf count as one."""
+NORM_FLOPS = {"layer": 7, "rms": 4}
+"""Of one number: squared, summed, divided, times the gain; LayerNorm also subtracts a mean and adds a bias."""
+SOFTMAX_FLOPS = 4
+"""Of one number: less the largest, exponential, summed, divided."""
+
+
+@dataclass(frozen=True)
+class FlopKind:
+    """Operations that do one job."""
+
+    kind: str
+    """'query', ...: with the weights of this name (see `count_weights`). 'query · key', 'pattern · value': products of
+    what was computed with the text. The others are done number by number."""
+    flops: int
+    is_product: bool
+    """Whether a matrix is multiplied."""
+
+
+@dataclass(frozen=True)
+class PassCount:
+    """What one pass computes."""
+
+    n_tokens: int
+    rows: tuple[FlopKind, ...]
+    """Products with weights, products of attention, the rest."""
+
+    @property
+    def flops(self) -> int:
+        """Of all kinds."""
+        return sum(row.flops for row in self.rows)
+
+    @property
+    def products(self) -> int:
+        """Of the products of matrices, which is what `plan_recording` counts."""
+        return sum(row.flops for row in self.rows if row.is_product)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per kind."""
+        import pandas  # half a second that only tables need
+
+        rows = [(row.kind, row.is_product, row.flops, row.flops / self.flops) for row in self.rows]
+        return pandas.DataFrame(rows, columns=["kind", "is_product", "flops", "share"])
+
+
+def count_pass(config: GPTConfig, n_tokens: int) -> PassCount:
+    """Count a pass over so many tokens that predicts after each of them."""
+    weights = count_weights(config)
+    rows = [
+        *(FlopKind(row.kind, 2 * n_tokens * row.multiplications, True) for row in weights.rows),
+        *(FlopKind(kind, attention_flops(config, n_tokens) // 2, True) for kind in ("query · key", "pattern · value")),
+        *(FlopKind(kind, flops, False) for kind, flops in _one_by_one(config, weights, n_tokens).items()),
+    ]
+    return PassCount(n_tokens, tuple(rows))
+
+
+def attention_flops(config: GPTConfig, n_tokens: int) -> int:
+    """Of the products of queries with keys, and of patterns with values, in all layers."""
+    return 4 * config.n_layers * config.n_heads * config.d_head * n_tokens**2
+
+
+def _one_by_one(config: GPTConfig, weights: WeightCount, n: int) -> dict[str, int]:
+    """What is no product of matrices."""
+    n_layers, d_model = config.n_layers, config.d_model
+    learned = d_model if config.positions == "learned" else 0
+    turned = 0 if learned else 3 * n_layers * (config.n_heads + config.kv_heads) * config.d_head
+    return {
+        "positions": n * (learned + turned),
+        "norms": n * NORM_FLOPS[config.norm] * (2 * n_layers + 1) * d_model,
+        "softmax": SOFTMAX_FLOPS * (n_layers * config.n_heads * n * n + n * config.d_vocab),
+        "scale of scores": n_layers * config.n_heads * n * n,
+        "activation": n * n_layers * config.d_mlp * (ACTIVATION_FLOPS[config.activation] + config.gated_mlp),
+        "sums": n * (2 * n_layers * d_model + weights.extras["biases"]),
+    }
