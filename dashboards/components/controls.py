@@ -86,13 +86,13 @@ def choose() -> Selection:
     texts = list(str_tokens(model.tokenizer, ids))
     if len(prompt) > LONGEST_LINK:
         st.sidebar.caption(f"Links carry up to {LONGEST_LINK:,} characters of text; a session file carries more.")
-    _start_somewhere(name, ids)
+    somewhere = _somewhere(name, ids)
     with st.sidebar:
         columns = st.columns(2)
         with columns[0]:
-            layer = _number("Layer", "layer", model.config.n_layers)
+            layer = _number("Layer", "layer", model.config.n_layers, somewhere[0])
         with columns[1]:
-            head = _number("Head", "head", model.config.n_heads)
+            head = _number("Head", "head", model.config.n_heads, somewhere[1])
         query = _place("From (query)", "query", texts, len(texts) - 1)
         key = _place("To (key)", "key", texts, 0)
         taken_out = _taken_out(model)
@@ -124,14 +124,10 @@ def head_name(head: tuple[int, int]) -> str:
     return f"L{head[0]}H{head[1]}"
 
 
-def _start_somewhere(name: str, ids: tuple[int, ...]) -> None:
-    """Where nobody has chosen a head, begin with one that has something to show."""
-    for key, value in zip(("layer", "head"), telling_head(name, ids), strict=True) if not _chosen() else ():
-        st.session_state[key] = value
-
-
-def _chosen() -> bool:
-    return any(key in st.session_state or key in st.query_params for key in ("layer", "head"))
+def _somewhere(name: str, ids: tuple[int, ...]) -> tuple[int, int]:
+    """The layer and head where nobody has chosen one: of a head that has something to show."""
+    said = [st.session_state.get(key) is not None or key in st.query_params for key in ("layer", "head")]
+    return (0, 0) if all(said) else telling_head(name, ids)
 
 
 def _taken_out(model: probe.GPT) -> Heads:
@@ -147,11 +143,14 @@ def _taken_out(model: probe.GPT) -> Heads:
     return tuple(sorted(divmod(names.index(one), config.n_heads) for one in found))
 
 
-def _number(label: str, key: str, n: int) -> int:
-    """Without a default, so that a link always says it."""
+def _number(label: str, key: str, n: int, default: int) -> int:
+    """Empty stands for the default, so that a link always says what was chosen."""
     if not 0 <= (st.session_state.get(key) or 0) < n:  # the number came from a larger model
         st.session_state[key] = n - 1
-    return int(st.number_input(label, 0, n - 1, value=None, step=1, key=key, bind="query-params") or 0)
+    found = st.number_input(
+        label, 0, n - 1, value=None, step=1, key=key, bind="query-params", placeholder=str(default)
+    )  # fmt: skip
+    return default if found is None else int(found)
 
 
 def _place(label: str, key: str, texts: list[str], default: int) -> int:

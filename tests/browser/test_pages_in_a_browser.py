@@ -26,6 +26,16 @@ def test_every_page_draws_and_nothing_is_cut_off(page, width, tab, address):
     assert wide <= 0
 
 
+def test_a_head_that_nobody_chose_is_the_same_on_the_next_page(tab, address):
+    page = tab.open(address)
+    first = page.get_by_role("heading", name=re.compile(r"^Layer \d+, head \d+$")).inner_text()
+    page.get_by_role("link", name="Logit lens").first.click()
+    page.get_by_role("heading", name="What would each layer say next?").wait_for()
+    tab.settle()
+    page.get_by_role("link", name="Heads").first.click()
+    page.get_by_role("heading", name=first).wait_for()
+
+
 def test_the_code_of_a_page_gives_its_numbers_in_another_process(tab, address):
     page = tab.open(f"{address}/?layer=23&head=3")
     page.get_by_text("Copy as Python").click()
