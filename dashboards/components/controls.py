@@ -4,7 +4,9 @@ Ordinary widgets, kept in the URL. A link with these parameters opens the same v
 does not have falls back to the default. Components write to the widgets' state in callbacks, never beside it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 import streamlit as st
 from components.show import shown
@@ -56,6 +58,14 @@ class Selection:
              f"document_start = {self.document_start}", *(["taken_out = [", *without, "]"] if without else []), *lines]
         )  # fmt: skip
 
+    def link(self, page: str, **opens: str) -> str:
+        """To another page with the same selection, and these widgets of its own set."""
+        text = {"prompt": self.prompt} if len(self.prompt) <= LONGEST_LINK else {}
+        places = {"layer": self.layer, "head": self.head, "query": self.query, "key": self.key}
+        start, out = str(self.document_start).lower(), list(map(head_name, self.taken_out))
+        same = {"model": self.model_name, **text, "start": start, **places, "taken_out": out}
+        return address(page, {**same, **opens})
+
     @property
     def without(self) -> str:
         """For code: the argument that takes the heads out, where there are any."""
@@ -100,6 +110,11 @@ def choose() -> Selection:
         names = ", ".join(map(head_name, taken_out))
         st.info(f"Without {names}: every number on this page is of the model with these heads silenced (ablated).")
     return Selection(name, model, prompt, start and has_start, ids, texts, layer, head, query, key, taken_out)
+
+
+def address(page: str, parameters: Mapping[str, object]) -> str:
+    """Of a page by its name, with its widgets set; the first page has no name in the URL."""
+    return f"/{'' if page == 'heads' else page}?{urlencode(parameters, doseq=True)}"
 
 
 def set_head(layer: int, head: int) -> None:

@@ -1,9 +1,11 @@
 """How every page shows a result: figures in the reader's light or dark, the table, downloads, and the code for it."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import pandas
 import plotly.graph_objects as go
 import streamlit as st
 
@@ -34,6 +36,18 @@ def figure(drawn: go.Figure, *, key: str) -> None:
 LONGEST_TITLE = 72
 """Characters of a line: what a narrow window shows."""
 FORMATS = ("PNG", "SVG")
+
+
+@dataclass(frozen=True, eq=False)
+class Tabled(Result):
+    """What a page put into a table itself."""
+
+    table: pandas.DataFrame
+    manifest: Mapping[str, Any]
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """As it was put."""
+        return self.table
 
 
 def keep(

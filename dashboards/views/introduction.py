@@ -1,18 +1,14 @@
 """How a GPT works: the examples of the visual introduction, one by one, with this model's own numbers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlencode
 
 import pandas
 import streamlit as st
-from components.controls import Selection
-from components.show import figure, keep, shown, theme
+from components.controls import Selection, address
+from components.show import Tabled, figure, keep, shown, theme
 from state import Chapter, introduction, introduction_chapter, introduction_numbers
 
 from probe.provenance import provenance
-from probe.results import Result
 
 HOLDS = {
     "yes": ":material/check_circle: it holds here",
@@ -24,19 +20,7 @@ NAMES = {
     "Heads": "heads", "Generation": "generation", "Ablation": "ablation", "Logit lens": "lens",
     "Directions": "directions", "Tokens and model": "tokens",
 }  # fmt: skip
-"""Pages by title: `views/__init__.py` cannot be read from a page. The first of them has no name in the URL."""
-
-
-@dataclass(frozen=True, eq=False)
-class Tried(Result):
-    """The examples of a chapter, and what came of them."""
-
-    table: pandas.DataFrame
-    manifest: Mapping[str, Any]
-
-    def to_dataframe(self) -> pandas.DataFrame:
-        """One row per example."""
-        return self.table
+"""Pages by title: `views/__init__.py` cannot be read from a page."""
 
 
 def page(chosen: Selection) -> None:
@@ -66,7 +50,7 @@ def page(chosen: Selection) -> None:
         st.markdown(shown(remark))
     table = pandas.DataFrame(list(introduction.rows({name: chapter}))).astype({"value": str})  # of many types
     keep(
-        Tried(table, {**provenance(chosen.model), "method": "introduction", "method_arguments": {"chapter": name}}),
+        Tabled(table, {**provenance(chosen.model), "method": "introduction", "method_arguments": {"chapter": name}}),
         _code(chosen, chapter), name="introduction", heading=chapter.heading, draw=chapter.figures,
         caption="Stories here are short, so that a chapter is ready in seconds: `analyses/introduction.py` tells them "
         "at length, and writes all chapters to one page.",
@@ -75,8 +59,7 @@ def page(chosen: Selection) -> None:
 
 def _link(chosen: Selection, title: str, opens: Mapping[str, str]) -> str:
     """To the page of this title, with the same model."""
-    name = NAMES[title]
-    return f"/{'' if name == 'heads' else name}?{urlencode({'model': chosen.model_name, **opens})}"
+    return address(NAMES[title], {"model": chosen.model_name, **opens})
 
 
 def _code(chosen: Selection, chapter: Chapter) -> str:
