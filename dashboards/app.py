@@ -4,6 +4,7 @@ import streamlit as st
 from components.controls import choose
 from components.session_file import session_file
 from components.show import shown
+from components.tour import tour
 from views import PAGES
 
 from probe.errors import ProbeError
@@ -16,6 +17,7 @@ def run(name: str) -> None:
     try:
         chosen = choose()
         session_file(list(PAGES), name)
+        tour(name, chosen.model_name)
         PAGES[name][1](chosen)
     except ProbeError as error:
         st.error(shown(error))

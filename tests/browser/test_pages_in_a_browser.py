@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from components.tour import STOPS
 from playwright.sync_api import expect
 from views import PAGES
 
@@ -34,6 +35,19 @@ def test_a_head_that_nobody_chose_is_the_same_on_the_next_page(tab, address):
     tab.settle()
     page.get_by_role("link", name="Heads").first.click()
     page.get_by_role("heading", name=first).wait_for()
+
+
+def test_the_tour_goes_from_stop_to_stop_and_forgets_what_was_chosen_before(tab, address):
+    page = tab.open(f"{address}/tokens?prompt=my+own&taken_out=L3H3&layer=4", wait="nav[aria-label=Tour]")
+    for name, stop in STOPS.items():
+        page.get_by_role("navigation", name="Tour").get_by_role("link", name=name).click()
+        page.get_by_text(stop.says).wait_for()
+        tab.settle()
+        expect(page.get_by_role("textbox", name="Text to look at (prompt)")).to_have_value(stop.opens["prompt"])
+        assert not page.get_by_text("every number on this page").count()
+    page.get_by_role("link", name="Directions").first.click()  # who leaves the tour has left it
+    page.get_by_role("heading", name="What does a direction mean?").wait_for()
+    assert not page.get_by_role("navigation", name="Tour").count()
 
 
 def test_the_code_of_a_page_gives_its_numbers_in_another_process(tab, address):

@@ -1,8 +1,11 @@
-"""The page of tokens and weights: every number is counted by the library, links set what they name."""
+"""The page of tokens and weights: every number is counted by the library, links and the tour set what they name."""
 
+import html
+import re
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from components.tour import STOPS
 from views import PAGES
 
 import probe
@@ -52,3 +55,20 @@ def test_the_texts_of_long_prompts_stay_out_of_links(open_page):
     app = open_page("tokens")
     app.text_area(key="prompt").set_value("word " * 500).run()
     assert all("prompt=" not in link for link in app.dataframe[1].value.page.dropna())
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_every_stop_of_the_tour_sets_its_page_and_says_what_to_look_at(name, open_page):
+    hrefs = re.findall('href="(.*?)"', open_page("tokens").get("html")[0].proto.body)
+    url = urlsplit(html.unescape(hrefs[list(STOPS).index(name)]))
+    assert (url.path.strip("/") or next(iter(PAGES))) == STOPS[name].page
+    app = open_page(STOPS[name].page, **parse_qs(url.query))
+    assert not app.exception and not app.error
+    shown = widgets(app)
+    assert {key: shown[key] for key in STOPS[name].opens} == {key: [one] for key, one in STOPS[name].opens.items()}
+    assert any(one.value == STOPS[name].says for one in app.markdown)
+
+
+def test_the_tour_stays_away_from_who_did_not_ask_for_it(open_page):
+    assert open_page("tokens").get("html") and open_page("lens", tour="1 tokens").get("html")
+    assert not open_page("heads").get("html") and not open_page("heads", tour="<b>").get("html")
