@@ -187,7 +187,7 @@ def numbers(subject: Subject) -> Example:
     return Example(
         "17:37", "one, two, three, ... score higher and higher along it.",
         f"One to ten: this GPT’s rise without a break up to “{names[steps[0] - 1]}”, GloVe’s up to "
-        f"“{names[steps[1] - 1]}” (bars below).", judge(*(step >= 9 for step in steps)), "Directions",
+        f"“{names[steps[1] - 1]}” (numbers below).", judge(*(step >= 9 for step in steps)), "Directions",
         f'[float(words[name] @ ({PLURALITY})) for name in probe.load_words("numbers")[:10]]',
         projections(subject.words, names).tolist(),
         opens={"show": "Words"},

@@ -1,8 +1,13 @@
 """Many people with one server: one model serves all sessions, and each has its own right numbers."""
 
+import gc
+import weakref
+
 import pytest
+import state
 
 import probe
+from probe.cli._dashboard import MODELS
 
 pytestmark = pytest.mark.model
 
@@ -25,3 +30,13 @@ def test_twenty_sessions_in_turns_each_keep_their_own_head(open_page, tiny_folde
         row = probe.read_pattern(recording, layer, head).pattern[-1]
         said = next(one.value for one in app.markdown if one.value.startswith(f"**L{layer}H{head}**"))
         assert f"looks {float(row.max()):.1%} at" in said
+
+
+def test_what_nobody_looks_at_any_more_is_forgotten(tiny_folder, monkeypatch):
+    monkeypatch.setenv(MODELS, str(tiny_folder))
+    seen = [
+        weakref.ref(state.heads_recording(str(tiny_folder), (1, 2, number), None, ((0, 1),))) for number in range(3, 15)
+    ]
+    gc.collect()
+    alive = [number for number, one in enumerate(seen) if one() is not None]
+    assert alive and len(alive) <= 4 and alive[-1] == len(seen) - 1
