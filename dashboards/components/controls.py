@@ -169,13 +169,13 @@ def _number(label: str, key: str, n: int, default: int) -> int:
 
 
 def _place(label: str, key: str, texts: list[str], default: int) -> int:
-    """A position of the prompt; its token stands in the label."""
+    """A position of the prompt, with its token below."""
     if not 0 <= (st.session_state.get(key) or 0) < len(texts):  # of a longer text
         st.session_state[key] = None
-    place = st.session_state.get(key)
-    shown_token = shown(show_token(texts[default if place is None else place]))
     found = st.number_input(
-        f"{label}: ‘{shown_token}’", 0, len(texts) - 1, value=None, step=1, key=key, bind="query-params",
-        placeholder=str(default), help="A token, counted from 0. On the pages: click it, or shift+click for the key.",
+        label, 0, len(texts) - 1, value=None, step=1, key=key, bind="query-params", placeholder=str(default),
+        help="A token, counted from 0. On the pages: click it, or shift+click for the key.",
     )  # fmt: skip
-    return default if found is None else int(found)
+    place = default if found is None else int(found)
+    st.caption(f"‘{shown(show_token(texts[place]))}’")
+    return place

@@ -52,9 +52,10 @@ def _write(chosen: Selection, ids: tuple[int, ...], begin: str | None) -> None:
     if not steps:
         st.info("The context is full: there is no room for a new token.")
         return
-    number = min(int(st.session_state.get("step") or 0), len(steps) - 1)
-    _text(made, number)
-    number = _choose_step(steps, number)
+    text = st.container()
+    number = _choose_step(steps)
+    with text:
+        _text(made, number)
     step = steps[number]
     _put_in(chosen, step, number, branches)
     st.caption(
@@ -159,12 +160,12 @@ def _text(made: Generation, number: int) -> None:
     st.caption("White: given. The darker a new token, the less the model expected it. Click one to look behind it.")
 
 
-def _choose_step(steps: tuple[Step, ...], number: int) -> int:
-    st.session_state["step"] = number
-    text = shown(show_token(steps[number].text))
+def _choose_step(steps: tuple[Step, ...]) -> int:
+    if (st.session_state.get("step") or 0) >= len(steps):  # of a longer text
+        st.session_state["step"] = len(steps) - 1
     return int(
         st.number_input(
-            f"Look behind new token: ‘{text}’", 0, len(steps) - 1, value=None, step=1, key="step", bind="query-params",
+            "Look behind new token", 0, len(steps) - 1, value=None, step=1, key="step", bind="query-params",
             placeholder="0",
         )
         or 0

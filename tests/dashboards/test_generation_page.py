@@ -49,3 +49,13 @@ def test_reading_gives_the_surprise_of_every_token(open_page, tiny_folder):
     shown = app.dataframe[-1].value.surprise_nats.tolist()
     assert shown[:-1] == pytest.approx(scores.surprise[0, :-1].tolist(), abs=1e-5)
     assert f"{float(scores.mean_surprise[0]):.3f} nats" in app.markdown[0].value
+
+
+def test_a_link_looks_behind_the_token_that_it_names(open_page):
+    app = open_page("generation", prompt=PROMPT, step="3")
+    assert not app.exception
+    table = app.dataframe[-1].value
+    said = next(one.value for one in app.caption if one.value.startswith("The model’s own probability"))
+    assert f"{table.model_probability[3]:.2%}" in said
+    app.number_input(key="n_new").set_value(2).run()
+    assert not app.exception and app.number_input(key="step").value == 1

@@ -73,6 +73,9 @@ def test_a_link_opens_what_it_names_and_what_is_not_there_falls_back(open_page):
     right(app)
     assert app.subheader[0].value == "Layer 2, head 3"
     assert app.text_area(key="prompt").value == "one two three"
+    places = open_page("heads", prompt="one two three", query="2", key="1")
+    assert any(one.value == "‘one’" for one in places.sidebar.caption), [one.value for one in places.sidebar.caption]
+    assert "looks" in places.markdown[0].value and "\\[2\\] looks" in places.markdown[0].value
     broken = open_page("heads", layer="77", head="x")
     right(broken)
     assert broken.subheader[0].value == "Layer 0, head 0"
