@@ -29,6 +29,7 @@ from probe.methods._replacement import Value
 from probe.methods._schedule import SweepPlan
 from probe.methods._units import Kind
 from probe.methods.analogies import Analogy, Measure, Neighbours
+from probe.methods.circuits import TokenEffects
 from probe.methods.heads import SCORES
 from probe.methods.lens import LensDifference, LensReadout
 from probe.methods.surprise import TextScores
@@ -182,6 +183,19 @@ def heads_recording(name: str, ids: tuple[int, ...], layer: int | None, taken_ou
     return probe.record(
         model, [list(ids)], sites=sites, layers=layer, logits=False, interventions=edits(taken_out, len(ids))
     )
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def head_written(
+    name: str, ids: tuple[int, ...], taken_out: Heads, layer: int, head: int, query: int
+) -> TokenEffects:  # fmt: skip
+    """What a head added at one token, as logits."""
+    model = load_model(name)
+    recording = probe.record(
+        model, [list(ids)], sites=["z", "ln_final.scale"], layers=layer, positions=query, logits=False,
+        interventions=edits(taken_out, len(ids)),
+    )  # fmt: skip
+    return probe.head_writes(model, recording, layer, head, position=query)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

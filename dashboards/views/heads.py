@@ -12,11 +12,23 @@ from components.controls import Selection, set_head, set_place, switch_head
 from components.head_grid import Overlay, head_grid
 from components.show import figure, keep, shown, theme
 from components.token_strip import token_strip
-from state import ONE_HEAD, Overview, attribution, contrast, layer_recording, looks, needed, overview
+from state import (
+    ALL_LAYERS,
+    ONE_HEAD,
+    Overview,
+    attribution,
+    contrast,
+    head_written,
+    layer_recording,
+    looks,
+    needed,
+    overview,
+)
 
 import probe
 from probe.figures._theme import ThemeName
-from probe.figures.attention import attention_heatmap
+from probe.figures.attention import attention_heatmap, attention_lines
+from probe.figures.heads import token_effect_bars
 from probe.methods.attention import HeadPattern, read_look
 from probe.methods.heads import SCORES
 from probe.prompts import str_tokens
@@ -150,9 +162,10 @@ def _one_head(chosen: Selection) -> None:
     st.caption("The darker, the more it is looked at. Click: look from there; with shift: look at it.")
     with st.container(horizontal=True):  # beside one another where there is room
         with st.container(width=530):
-            figure(_drawn(pattern, hide, theme()), key="pattern")
+            figure(_drawn(pattern, hide, theme(), (chosen.query, chosen.key)), key="pattern")
         with st.container(width=390):
             _row(chosen, recording, plain)
+    _more(chosen, recording, plain)
     keep(
         pattern, _code(chosen, weighted), name=f"head-{chosen.layer}-{chosen.head}",
         heading=f"Layer {chosen.layer}, head {chosen.head}",
@@ -171,14 +184,17 @@ def _looked_at(chosen: Selection, weights: list[float]) -> list[str]:
     ]
 
 
-def _drawn(pattern: HeadPattern, hide: bool, theme: ThemeName) -> go.Figure:
+def _drawn(
+    pattern: HeadPattern, hide: bool, theme: ThemeName, crossed: tuple[int, int] | None = None
+) -> go.Figure:  # fmt: skip
     if not hide or len(pattern.str_tokens) < 3:
-        return attention_heatmap(pattern, theme=theme)
+        return attention_heatmap(pattern, theme=theme, crossed=crossed)
     weights = pattern.pattern.clone()
     weights[:, 0] = 0.0
     return attention_heatmap(
-        dataclasses.replace(pattern, pattern=weights), theme=theme, largest=float(weights[1:].max().clamp(min=1e-3))
-    )
+        dataclasses.replace(pattern, pattern=weights), theme=theme, crossed=crossed,
+        largest=float(weights[1:].max().clamp(min=1e-3)),
+    )  # fmt: skip
 
 
 def _in_words(chosen: Selection, pattern: HeadPattern) -> str:
@@ -222,6 +238,59 @@ def _row(chosen: Selection, recording: probe.Recording, pattern: HeadPattern) ->
         f"From {chosen.query} to {chosen.key}: query · key = {pair.score:.3f}, the sum of {len(pair.terms)} products; "
         f"after the softmax over {chosen.query + 1} tokens: {pair.weight:.4f}."
     )
+
+
+WRITTEN, BY_WEIGHTS, PRODUCT, LINES, ALIKE = (
+    "what it writes here", "what it would write for the key", "query · key, number by number", "as lines",
+    "heads alike",
+)  # fmt: skip
+
+
+def _more(chosen: Selection, recording: probe.Recording, plain: HeadPattern) -> None:
+    """One further look at the head, computed only if it is asked for."""
+    wanted = st.segmented_control(
+        "More of this head", [WRITTEN, BY_WEIGHTS, PRODUCT, LINES, ALIKE], default=WRITTEN, key="more",
+        bind="query-params",
+    )  # fmt: skip
+    layer, head = chosen.layer, chosen.head
+    if wanted == WRITTEN:
+        written = head_written(chosen.model_name, chosen.ids, chosen.taken_out, layer, head, chosen.query)
+        figure(token_effect_bars(written, theme=theme()), key="written")
+        st.caption(
+            f"What this head added at {_token(chosen, chosen.query)}, read straight by the unembedding: tokens that it "
+            "makes likelier (blue) and less likely (brown) there, if no later layer changes it."
+        )
+    elif wanted == BY_WEIGHTS:
+        effects = probe.head_writes_for_token(chosen.model, layer, head, chosen.ids[chosen.key])
+        figure(token_effect_bars(effects, theme=theme()), key="by-weights")
+        st.caption(
+            f"By its weights alone (OV circuit): what it would write wherever it looks at "
+            f"{_token(chosen, chosen.key)}, if the stream held nothing but that token’s embedding. Late layers read "
+            "much besides."
+        )
+    elif wanted == PRODUCT:
+        pair = probe.read_pair(recording, layer, head, chosen.query, chosen.key)
+        table = pair.to_dataframe().sort_values("term", key=abs, ascending=False)
+        st.dataframe(table, hide_index=True, height=300)
+        st.caption(
+            f"Query of {_token(chosen, chosen.query)}, key of {_token(chosen, chosen.key)}, and their scaled product; "
+            f"the terms sum to the score {pair.score:.3f}" + (", which the mask then hides." if pair.masked else ".")
+        )
+    elif wanted == LINES:
+        figure(attention_lines(plain, query=chosen.query, theme=theme()), key="lines-of-one")
+        figure(attention_lines(plain, theme=theme()), key="lines-of-all")
+    elif wanted == ALIKE:
+        _alike(chosen, recording)
+
+
+def _alike(chosen: Selection, recording: probe.Recording) -> None:
+    """Heads with nearly the same pattern on this text."""
+    if len(chosen.ids) < 3 or len(recording.layers("pattern")) < chosen.model.config.n_layers:
+        st.info(f"Patterns of all heads are compared on texts of 3 to {ALL_LAYERS} tokens.")
+        return
+    found = probe.similar_heads(recording, chosen.layer, chosen.head)
+    st.dataframe(found.to_dataframe().head(20), hide_index=True)
+    st.caption("Cosine between the patterns on this text, the first token left out: 1 is the same pattern.")
 
 
 def _code(chosen: Selection, weighted: bool) -> str:

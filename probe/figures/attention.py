@@ -7,10 +7,13 @@ from probe.figures._theme import ThemeName, colour_bar, colour_scale, find_theme
 from probe.methods.attention import HeadPattern
 
 
-def attention_heatmap(head: HeadPattern, *, theme: ThemeName = "light", largest: float = 1.0) -> go.Figure:
+def attention_heatmap(
+    head: HeadPattern, *, theme: ThemeName = "light", largest: float = 1.0, crossed: tuple[int, int] | None = None
+) -> go.Figure:
     """Each row is a token looking, each column a token looked at; tokens ahead are hidden, so they are background.
 
-    `largest` is the weight that gets the strongest colour: the same for panels that are compared.
+    `largest` is the weight that gets the strongest colour: the same for panels that are compared. `crossed`: (query,
+    key) whose row and column are marked.
     """
     look = find_theme(theme)
     weighted = ", value-weighted" if head.value_weighted else ""
@@ -35,7 +38,55 @@ def attention_heatmap(head: HeadPattern, *, theme: ThemeName = "light", largest:
     themed(figure, look, title=f"Layer {head.layer}, head {head.head}{weighted}", height=min(1400, 190 + 22 * n))
     figure.update_xaxes(token_axis(head.str_tokens, title="looked at (key)", tickangle=-60))
     figure.update_yaxes(token_axis(head.str_tokens, title="looking (query)", range=[n - 0.5, -0.5]))
+    if crossed is not None:
+        query, key = crossed
+        line = {"color": look.lowers, "width": 1.5}
+        figure.add_shape(type="rect", x0=-0.5, x1=n - 0.5, y0=query - 0.5, y1=query + 0.5, line=line)
+        figure.add_shape(type="rect", x0=key - 0.5, x1=key + 0.5, y0=-0.5, y1=n - 0.5, line=line)
     return figure
+
+
+def attention_lines(head: HeadPattern, *, theme: ThemeName = "light", query: int | None = None) -> go.Figure:
+    """The text twice, top to bottom: from every token on the left a line to each that it looks at, wider for more.
+
+    `query`: only the lines of this token. Weights below `FAINTEST` are left out.
+    """
+    look = find_theme(theme)
+    n = len(head.str_tokens)
+    rows = range(n) if query is None else [query]
+    figure = go.Figure()
+    for low, high in zip(_STEPS, (*_STEPS[1:], 1.01), strict=True):  # a trace for each width: one for each line is slow
+        x: list[float | None] = []
+        y: list[float | None] = []
+        for row in rows:
+            for key, weight in enumerate(head.pattern[row, : row + 1].tolist()):
+                if low <= weight < high:
+                    x += [0.0, 1.0, None]
+                    y += [row, key, None]
+        figure.add_trace(
+            go.Scatter(
+                x=x, y=y, mode="lines", opacity=min(1.0, 0.25 + low), hoverinfo="skip", showlegend=False,
+                line={"color": look.lines[0], "width": 0.5 + 5 * low},
+            )
+        )  # fmt: skip
+    weighted = ", value-weighted" if head.value_weighted else ""
+    title = f"Layer {head.layer}, head {head.head}{weighted}: who looks at whom (from {FAINTEST:.0%} up)"
+    themed(figure, look, title=title, height=min(2000, 110 + 20 * n))
+    names = [token_label(text) for text in head.str_tokens]
+    axis = {"tickmode": "array", "tickvals": list(range(n)), "ticktext": names, "range": [n - 0.5, -0.5]}
+    figure.update_xaxes(
+        range=[0, 1], tickmode="array", tickvals=[0, 1], ticktext=["looking", "looked at"], showgrid=False, side="top"
+    )
+    figure.update_yaxes(axis, showgrid=False)
+    figure.update_layout(yaxis2={**axis, "overlaying": "y", "side": "right", "showgrid": False, "ticks": ""})
+    figure.add_trace(go.Scatter(x=[], y=[], yaxis="y2", showlegend=False))  # an axis without a trace is not drawn
+    return figure
+
+
+FAINTEST = 0.05
+"""Weight below which no line is drawn."""
+_STEPS = (FAINTEST, 0.1, 0.2, 0.4, 0.7)
+"""Weights from which lines get wider."""
 
 
 def _pairs(names: list[str]) -> np.ndarray:

@@ -81,6 +81,19 @@ def test_a_link_opens_what_it_names_and_what_is_not_there_falls_back(open_page):
     assert broken.subheader[0].value == "Layer 0, head 0"
 
 
+def test_more_of_a_head_is_the_librarys(open_page, tiny_folder):
+    model = probe.load_model(tiny_folder)
+    where = {"layer": "1", "head": "2", "query": "3", "key": "1", "prompt": "one two three four"}
+    for more in ("what it writes here", "what it would write for the key", "as lines", "heads alike"):
+        right(app := open_page("heads", more=more, **where))
+        assert not app.error
+    table = open_page("heads", more="query · key, number by number", **where).dataframe[1].value
+    turned = probe.record(model, "one two three four", document_start=True)
+    pair = probe.read_pair(turned, 1, 2, 3, 1)
+    assert sorted(table.term) == pytest.approx(sorted(pair.terms.tolist()), abs=1e-6)
+    assert sum(table.term) == pytest.approx(pair.score, abs=1e-5)
+
+
 def test_a_visitor_cannot_name_a_path(open_page, tmp_path):
     app = open_page("heads", model=str(tmp_path))
     right(app)

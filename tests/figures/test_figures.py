@@ -10,7 +10,7 @@ import pytest
 
 from probe.errors import UnknownName
 from probe.figures._theme import THEMES, colour_at, colour_scale, luminance_of, text_on, token_label
-from probe.figures.attention import attention_heatmap
+from probe.figures.attention import FAINTEST, attention_heatmap, attention_lines
 from probe.figures.attribution import attribution_bars
 from probe.figures.distribution import next_token_bars
 from probe.figures.lens import lens_difference_heatmap, lens_heatmap, lens_lines, place_label
@@ -273,3 +273,21 @@ def test_lens_figures_say_which_lens_it_is(readout):
     assert "raw lens" in lens_heatmap(readout).layout.title.text
     tuned = dataclasses.replace(readout, tuned=True)
     assert "tuned lens" in lens_lines(tuned).layout.title.text
+
+
+def test_a_line_for_every_look_that_is_not_faint(model, recording):
+    head = read_pattern(recording, 1, 2)
+    weights = head.pattern
+    every = [trace for trace in attention_lines(head).data if trace.x]
+    drawn = {(trace.y[place], trace.y[place + 1]) for trace in every for place in range(0, len(trace.y), 3)}
+    n = len(weights)
+    assert drawn == {(q, k) for q in range(n) for k in range(q + 1) if float(weights[q, k]) >= FAINTEST}
+    widths = [trace.line.width for trace in attention_lines(head).data if trace.line.width]
+    assert widths == sorted(widths)
+    last = [trace for trace in attention_lines(head, query=n - 1).data if trace.x]
+    assert {trace.y[place] for trace in last for place in range(0, len(trace.y), 3)} == {n - 1}
+
+
+def test_the_chosen_pair_is_crossed(recording):
+    row, column = attention_heatmap(read_pattern(recording, 1, 2), crossed=(2, 1)).layout.shapes
+    assert (row.y0, row.y1) == (1.5, 2.5) and (column.x0, column.x1) == (0.5, 1.5)
