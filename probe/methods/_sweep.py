@@ -61,6 +61,10 @@ def read_setting(
     asked = read_asked(model, prompts, metric=metric, groups=groups, document_start=document_start)
     others = None
     if reference is not None:
+        if isinstance(reference, Sequence) and not reference:
+            raise BadPrompt(
+                "reference: no prompts, the list is empty; leave it out to use the other prompts of the call"
+            )
         others = read_prompts(model.config, model.tokenizer, reference, document_start=document_start)
     edited = _edited_positions(asked.batch, positions)
     where = positions if isinstance(positions, str) else "all" if positions is None else str(list(edited[0]))

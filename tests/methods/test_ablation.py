@@ -363,7 +363,7 @@ BAD = {
     "the prompt as its reference": (
         dict(prompts="abcdef", reference="abcdef"), BadPrompt, "the reference is the prompt itself",
     ),
-    "an empty reference": (dict(reference=[]), BadPrompt, "no prompts"),
+    "an empty reference": (dict(reference=[]), BadPrompt, "reference: no prompts"),
     "none as long": (dict(prompts=RAGGED[:3], value="resample"), BadPrompt, "no other prompt has 9 tokens"),
     "no draws": (dict(value="resample", n_draws=0), OutOfRange, "n_draws=0"),
     "an unknown position": (dict(positions=8), OutOfRange, "position 8"),
