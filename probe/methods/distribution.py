@@ -79,10 +79,13 @@ def next_tokens(
     position = check_index("position", position, int(recording.lengths[prompt]), owner=f"prompt {prompt}")
     row = logits[prompt, column_of(recording, prompt, position)].detach()
     log_probs = row.log_softmax(-1)
+    asked: dict[str, Any] = {"prompt": prompt, "position": position}
     if tokens is None:
+        asked["top"] = top
         listed = log_probs.topk(min(top, len(row))).indices
     else:
         listed = torch.tensor([token_id(model.config, model.tokenizer, token) for token in tokens], device=row.device)
+        asked["tokens"] = listed.tolist()
     texts = token_texts(model, listed.tolist())
     return NextTokens(
         tokens=listed.cpu(),
@@ -92,7 +95,7 @@ def next_tokens(
         logits=row[listed].cpu(),
         entropy=float(-(log_probs.exp() * log_probs).sum()),
         d_vocab=len(row),
-        manifest=manifest_of(recording, "next tokens", prompt=prompt, position=position, tokens=listed.tolist()),
+        manifest=manifest_of(recording, "next tokens", **asked),
     )
 
 
