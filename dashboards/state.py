@@ -56,18 +56,22 @@ FITTING = 0.001
 """Seconds for each pair and layer: what a thousand fits with swapped pairs take (measured, 180 pairs, one core)."""
 LAYERS_AT_ONCE = 5
 """Of a sweep on one text: fewer rows would not fill a pass."""
-Heads = tuple[tuple[int, int], ...]
-"""(layer, head) of each."""
+TakenOut = tuple[tuple[int, int | None], ...]
+"""(layer, head) of each head; (layer, None) of an MLP."""
 
 
-def edits(taken_out: Heads, n_tokens: int) -> list[probe.Intervention]:
-    """What silences heads in a text of so many tokens, everywhere but at the first one, where heads only rest."""
-    layers = sorted({layer for layer, _ in taken_out}) if n_tokens > 1 else []
+def edits(taken_out: TakenOut, n_tokens: int) -> list[probe.Intervention]:
+    """What silences parts in a text of so many tokens, everywhere but at the first one, where heads only rest."""
+    if n_tokens < 2:
+        return []
+    heads: dict[int, list[int]] = {}
+    for layer, head in taken_out:
+        if head is not None:
+            heads.setdefault(layer, []).append(head)
+    where = range(1, n_tokens)
     return [
-        probe.zero(
-            "z", layer=layer, heads=[head for one, head in taken_out if one == layer], positions=range(1, n_tokens)
-        )
-        for layer in layers
+        *(probe.zero("z", layer=layer, heads=of_layer, positions=where) for layer, of_layer in heads.items()),
+        *(probe.zero("mlp_out", layer=layer, positions=where) for layer, head in taken_out if head is None),
     ]
 
 
@@ -96,7 +100,7 @@ class Overview:
 
 
 @st.cache_resource(max_entries=8, show_spinner="Looking at every head")
-def overview(name: str, ids: tuple[int, ...], taken_out: Heads = ()) -> Overview:
+def overview(name: str, ids: tuple[int, ...], taken_out: TakenOut = ()) -> Overview:
     """Patterns pooled layer by layer as they are made: all of them at once would be gigabytes for a long prompt."""
     model, changes = load_model(name), edits(taken_out, len(ids))
     if len(ids) <= ALL_LAYERS:
@@ -135,7 +139,7 @@ def telling_head(name: str, ids: tuple[int, ...]) -> tuple[int, int]:
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
-def looks(name: str, ids: tuple[int, ...], taken_out: Heads, query: int) -> Float[np.ndarray, "layer head key_pos"]:
+def looks(name: str, ids: tuple[int, ...], taken_out: TakenOut, query: int) -> Float[np.ndarray, "layer head key_pos"]:
     """How every head's attention from one token is spread."""
     found = probe.record(
         load_model(name), [list(ids)], sites=[], reduce={"pattern": lambda pattern, _: pattern[0, :, query]},
@@ -153,7 +157,7 @@ def contrast(name: str, ids: tuple[int, ...]) -> tuple[int, int]:
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def attribution(
-    name: str, ids: tuple[int, ...], taken_out: Heads, target: int, against: int
+    name: str, ids: tuple[int, ...], taken_out: TakenOut, target: int, against: int
 ) -> Float[np.ndarray, "layer head"]:
     """What each head writes, straight to the logits, for one next token above another (direct logit attribution)."""
     model = load_model(name)
@@ -169,13 +173,13 @@ def attribution(
     return of_heads
 
 
-def layer_recording(name: str, ids: tuple[int, ...], layer: int, taken_out: Heads = ()) -> Recording:
+def layer_recording(name: str, ids: tuple[int, ...], layer: int, taken_out: TakenOut = ()) -> Recording:
     """What the heads of one layer compute; of short texts with all others, so that a click on a head costs nothing."""
     return heads_recording(name, ids, None if len(ids) <= ALL_LAYERS else layer, taken_out)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def heads_recording(name: str, ids: tuple[int, ...], layer: int | None, taken_out: Heads) -> Recording:
+def heads_recording(name: str, ids: tuple[int, ...], layer: int | None, taken_out: TakenOut) -> Recording:
     """What heads compute, in one layer or (None) in all of them."""
     model = load_model(name)
     turned = "rot_" if model.config.positions == "rotary" else ""
@@ -187,7 +191,7 @@ def heads_recording(name: str, ids: tuple[int, ...], layer: int | None, taken_ou
 
 @st.cache_resource(max_entries=32, show_spinner=False)
 def head_written(
-    name: str, ids: tuple[int, ...], taken_out: Heads, layer: int, head: int, query: int
+    name: str, ids: tuple[int, ...], taken_out: TakenOut, layer: int, head: int, query: int
 ) -> TokenEffects:  # fmt: skip
     """What a head added at one token, as logits."""
     model = load_model(name)
@@ -199,7 +203,7 @@ def head_written(
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
-def last_logits(name: str, ids: tuple[int, ...], taken_out: Heads = ()) -> Recording:
+def last_logits(name: str, ids: tuple[int, ...], taken_out: TakenOut = ()) -> Recording:
     """What the model says next."""
     return probe.record(load_model(name), [list(ids)], sites=[], positions=-1, interventions=edits(taken_out, len(ids)))
 
@@ -258,7 +262,7 @@ def sweep_part(question: Question, layers: tuple[int, ...]) -> probe.AblationSwe
 
 
 @st.cache_resource(max_entries=16, show_spinner="Taking them out together")
-def joint_effect(question: Question, taken_out: Heads) -> probe.AblationSweep:
+def joint_effect(question: Question, taken_out: tuple[tuple[int, int], ...]) -> probe.AblationSweep:
     """These heads taken out together."""
     model, prompts, arguments = question.arguments()
     return probe.ablation_sweep(model, prompts, units=[list(taken_out)], progress=False, **arguments)
@@ -311,20 +315,20 @@ def tuned_lens(name: str) -> probe.TunedLens | None:
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading every layer")
-def lens_readout(name: str, ids: tuple[int, ...], taken_out: Heads = (), tuned: bool = False) -> LensReadout:
+def lens_readout(name: str, ids: tuple[int, ...], taken_out: TakenOut = (), tuned: bool = False) -> LensReadout:
     """The logit lens, on the model without these heads."""
     model = load_model(name)
     return probe.logit_lens(model, _streams(name, ids, taken_out), tuned=tuned_lens(name) if tuned else None)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading every layer of both")
-def lens_change(name: str, ids: tuple[int, ...], taken_out: Heads, tuned: bool = False) -> LensDifference:
+def lens_change(name: str, ids: tuple[int, ...], taken_out: TakenOut, tuned: bool = False) -> LensDifference:
     """What the logit lens says otherwise without these heads."""
     before, after = (_streams(name, ids, heads) for heads in ((), taken_out))
     return probe.lens_difference(load_model(name), before, after, tuned=tuned_lens(name) if tuned else None)
 
 
-def _streams(name: str, ids: tuple[int, ...], taken_out: Heads) -> Recording:
+def _streams(name: str, ids: tuple[int, ...], taken_out: TakenOut) -> Recording:
     return probe.record(
         load_model(name), [list(ids)], sites=["resid_pre", "resid_mid", "resid_post"],
         positions=lens_positions(len(ids)), interventions=edits(taken_out, len(ids)),
@@ -362,7 +366,7 @@ Branches = tuple[tuple[int, int], ...]
 
 @st.cache_resource(max_entries=16, show_spinner="Writing")
 def generated(
-    name: str, ids: tuple[int, ...], taken_out: Heads, writing: Writing, branches: Branches = ()
+    name: str, ids: tuple[int, ...], taken_out: TakenOut, writing: Writing, branches: Branches = ()
 ) -> Generation:
     """A text that the model wrote, with the distribution behind every token.
 
@@ -381,7 +385,7 @@ def generated(
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading")
-def scored(name: str, ids: tuple[int, ...], taken_out: Heads) -> TextScores:
+def scored(name: str, ids: tuple[int, ...], taken_out: TakenOut) -> TextScores:
     """How well every token of a text was predicted."""
     return probe.score_text(load_model(name), [list(ids)], interventions=edits(taken_out, len(ids)))
 
@@ -507,7 +511,7 @@ class Push:
 
 
 @st.cache_resource(max_entries=32, show_spinner="Writing")
-def steered(push: Push, ids: tuple[int, ...], taken_out: Heads, n: int) -> Generation:
+def steered(push: Push, ids: tuple[int, ...], taken_out: TakenOut, n: int) -> Generation:
     """The likeliest continuation under a push."""
     model = load_model(push.space.name)
     n_run = min(len(ids) + n, model.config.n_ctx) - 1
@@ -518,7 +522,7 @@ def steered(push: Push, ids: tuple[int, ...], taken_out: Heads, n: int) -> Gener
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def steered_logits(push: Push, ids: tuple[int, ...], taken_out: Heads) -> Recording:
+def steered_logits(push: Push, ids: tuple[int, ...], taken_out: TakenOut) -> Recording:
     """What the model says next under a push."""
     changes = [*edits(taken_out, len(ids)), *push.edits(len(ids))]
     return probe.record(load_model(push.space.name), [list(ids)], sites=[], positions=-1, interventions=changes)

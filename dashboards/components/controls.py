@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 from components.show import shown
-from state import Heads, edits, load_model, model_names, telling_head
+from state import TakenOut, edits, load_model, model_names, telling_head
 
 import probe
 from probe.catalogue import DEFAULT_MODEL
@@ -38,11 +38,11 @@ class Selection:
     head: int
     query: int
     key: int
-    taken_out: Heads
-    """Heads that write nothing, in all that the page shows."""
+    taken_out: TakenOut
+    """Heads and MLPs that write nothing, in all that the page shows."""
 
     def edits(self, n_tokens: int | None = None) -> list[probe.Intervention]:
-        """What takes these heads out, of a text of so many tokens; None: of the prompt."""
+        """What takes these out, of a text of so many tokens; None: of the prompt."""
         return edits(self.taken_out, len(self.ids) if n_tokens is None else n_tokens)
 
     def code(self, *lines: str, n_tokens: int | None = None) -> str:
@@ -50,7 +50,9 @@ class Selection:
         model = "" if self.model_name == DEFAULT_MODEL else repr(self.model_name)
         places = f"range(1, {len(self.ids) if n_tokens is None else n_tokens})"
         without = [
-            f"    probe.zero('z', layer={one.where['layer']}, heads={one.where['heads']}, positions={places}),"
+            f"    probe.zero({one.site!r}, layer={one.where['layer']}, "
+            + (f"heads={one.where['heads']}, " if "heads" in one.where else "")
+            + f"positions={places}),"
             for one in self.edits(n_tokens)
         ]
         return "\n".join(
@@ -62,13 +64,13 @@ class Selection:
         """To another page with the same selection, and these widgets of its own set."""
         text = {"prompt": self.prompt} if len(self.prompt) <= LONGEST_LINK else {}
         places = {"layer": self.layer, "head": self.head, "query": self.query, "key": self.key}
-        start, out = str(self.document_start).lower(), list(map(head_name, self.taken_out))
+        start, out = str(self.document_start).lower(), list(map(part_name, self.taken_out))
         same = {"model": self.model_name, **text, "start": start, **places, "taken_out": out}
         return address(page, {**same, **opens})
 
     @property
     def without(self) -> str:
-        """For code: the argument that takes the heads out, where there are any."""
+        """For code: the argument that takes parts out, where there are any."""
         return ", interventions=taken_out" if self.edits() else ""
 
 
@@ -107,8 +109,8 @@ def choose() -> Selection:
         key = _place("To (key)", "key", texts, 0)
         taken_out = _taken_out(model)
     if taken_out:
-        names = ", ".join(map(head_name, taken_out))
-        st.info(f"Without {names}: every number on this page is of the model with these heads silenced (ablated).")
+        names = ", ".join(map(part_name, taken_out))
+        st.info(f"Without {names}: every number on this page is of the model with these parts silenced (ablated).")
     return Selection(name, model, prompt, start and has_start, ids, texts, layer, head, query, key, taken_out)
 
 
@@ -125,7 +127,7 @@ def set_head(layer: int, head: int) -> None:
 def switch_head(layer: int, head: int) -> None:
     """For callbacks: take a head out, or put it back."""
     taken_out = list(st.session_state.get("taken_out", []))
-    name = head_name((layer, head))
+    name = part_name((layer, head))
     st.session_state["taken_out"] = [one for one in taken_out if one != name] + [name] * (name not in taken_out)
 
 
@@ -134,9 +136,10 @@ def set_place(place: int, second: bool) -> None:
     st.session_state["key" if second else "query"] = place
 
 
-def head_name(head: tuple[int, int]) -> str:
-    """'L9H6'."""
-    return f"L{head[0]}H{head[1]}"
+def part_name(part: tuple[int, int | None]) -> str:
+    """'L9H6', or 'L9 MLP'."""
+    layer, head = part
+    return f"L{layer} MLP" if head is None else f"L{layer}H{head}"
 
 
 def _somewhere(name: str, ids: tuple[int, ...]) -> tuple[int, int]:
@@ -145,17 +148,17 @@ def _somewhere(name: str, ids: tuple[int, ...]) -> tuple[int, int]:
     return (0, 0) if all(said) else telling_head(name, ids)
 
 
-def _taken_out(model: probe.GPT) -> Heads:
-    config = model.config
-    names = [head_name((layer, head)) for layer in range(config.n_layers) for head in range(config.n_heads)]
-    if not set(st.session_state.get("taken_out", [])) <= set(names):  # of a larger model
-        st.session_state["taken_out"] = [one for one in st.session_state["taken_out"] if one in names]
+def _taken_out(model: probe.GPT) -> TakenOut:
+    layers, heads = range(model.config.n_layers), (*range(model.config.n_heads), None)
+    parts = {part_name((layer, head)): (layer, head) for layer in layers for head in heads}
+    if not set(st.session_state.get("taken_out", [])) <= set(parts):  # of a larger model
+        st.session_state["taken_out"] = [one for one in st.session_state["taken_out"] if one in parts]
     found = st.multiselect(
-        "Taken out (ablated heads)", names, key="taken_out", bind="query-params", placeholder="none",
-        help="These heads write nothing, but at the first token: see what the model says without them. In the grid of "
-        "heads: shift+click.",
+        "Taken out (ablated)", list(parts), key="taken_out", bind="query-params", placeholder="none",
+        help="These heads and MLPs write nothing, but at the first token: see what the model says without them. In the "
+        "grid of heads: shift+click.",
     )  # fmt: skip
-    return tuple(sorted(divmod(names.index(one), config.n_heads) for one in found))
+    return tuple(parts[name] for name in parts if name in found)
 
 
 def _number(label: str, key: str, n: int, default: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import streamlit as st
 from jaxtyping import Float
-from state import Heads, Overview
+from state import Overview, TakenOut
 
 from probe.figures._theme import THEMES
 from probe.tokens import show_token
@@ -42,7 +42,7 @@ class Overlay:
 
 def head_grid(
     overview: Overview, layer: int, head: int, *, on_pick: Callable[[int, int], None],
-    on_switch: Callable[[int, int], None], taken_out: Heads = (), overlay: Overlay | None = None,
+    on_switch: Callable[[int, int], None], taken_out: TakenOut = (), overlay: Overlay | None = None,
     order: Float[np.ndarray, "layer head"] | None = None, least: float = 0.0,
 ) -> None:  # fmt: skip
     """Draw the grid; `on_pick` (a click) or `on_switch` (with shift) is called before the page runs again.
@@ -61,7 +61,7 @@ def head_grid(
     _SELECTION(
         key="selection",
         data={
-            "layer": layer, "head": head, "out": [one * heads + other for one, other in taken_out],
+            "layer": layer, "head": head, "out": [one * heads + other for one, other in taken_out if other is not None],
             "values": None if overlay is None else _listed(overlay.values),
             "signed": overlay is not None and overlay.signed, "least": least,
             "order": None if order is None else _listed(order),

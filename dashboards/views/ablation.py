@@ -2,7 +2,7 @@
 
 import pandas
 import streamlit as st
-from components.controls import Selection, head_name, set_head, switch_head
+from components.controls import Selection, part_name, set_head, switch_head
 from components.head_grid import Overlay, head_grid
 from components.show import figure, keep, shown, theme
 from state import (
@@ -75,9 +75,11 @@ def _before_and_after(chosen: Selection, target: int, against: int) -> None:
     said = [float(recording["logits"][0, -1, target] - recording["logits"][0, -1, against]) for recording in recordings]
     text = f"{names[0]} stands {said[0]:+.2f} logits above {names[1]}"
     if not chosen.taken_out:
-        st.markdown(f"{text}. Nothing is taken out yet: choose heads in the sidebar, or shift+click them in the grid.")
+        st.markdown(
+            f"{text}. Nothing is taken out yet: choose heads and MLPs in the sidebar, or shift+click heads in the grid."
+        )
         return
-    st.markdown(f"{text} in the whole model, and {said[1]:+.2f} without {', '.join(map(head_name, chosen.taken_out))}.")
+    st.markdown(f"{text} in the whole model, and {said[1]:+.2f} without {', '.join(map(part_name, chosen.taken_out))}.")
 
 
 def _asked(chosen: Selection) -> tuple:
@@ -161,7 +163,7 @@ def _show(chosen: Selection, question: Question, sweep: probe.AblationSweep) -> 
     unit = f"{chosen.layer}.{chosen.head}" if question.units == "heads" else f"{question.units[:-1]} {chosen.layer}"
     if question.task is not None and unit in names:
         figure(prompt_effects(sweep, unit, theme=theme()), key="prompt-effects")
-    if len(chosen.taken_out) > 1 and question.units == "heads" and whole:
+    if question.units == "heads" and whole:
         _together(chosen, question, sweep)
     keep(
         sweep, _code(chosen, question), name="ablation", heading="What does the model need?",
@@ -178,10 +180,13 @@ def _show(chosen: Selection, question: Question, sweep: probe.AblationSweep) -> 
 
 def _together(chosen: Selection, question: Question, sweep: probe.AblationSweep) -> None:
     """Redundant heads do nothing one by one, and much together."""
-    joint = joint_effect(question, chosen.taken_out)
-    alone = {f"{layer}.{head}": sweep.effect(f"{layer}.{head}") for layer, head in chosen.taken_out}
+    heads = tuple((layer, head) for layer, head in chosen.taken_out if head is not None)
+    if len(heads) < 2:
+        return
+    joint = joint_effect(question, heads)
+    alone = {f"{layer}.{head}": sweep.effect(f"{layer}.{head}") for layer, head in heads}
     rows = [*alone.items(), ("sum of these", sum(alone.values())), ("all together", float(joint.effects.mean()))]
-    st.markdown("**Taken out together**")
+    st.markdown("**These heads taken out together**")
     st.dataframe(
         pandas.DataFrame(rows, columns=["heads", f"effect ({sweep.unit})"]), hide_index=True,
         column_config={f"effect ({sweep.unit})": st.column_config.NumberColumn(format="%+.3f")},

@@ -95,3 +95,21 @@ def test_a_wrong_token_is_said_and_the_page_is_usable(open_page):
     assert not app.exception and "not one token" in app.error[0].value.replace("\\", "")
     app.text_input(key="token_0").set_value(" one").run()
     assert not app.exception and not app.error
+
+
+def test_an_mlp_taken_out_is_out_everywhere(open_page, tiny_folder):
+    model = probe.load_model(tiny_folder)
+    edits = [
+        probe.zero("z", layer=1, heads=[2], positions=range(1, 6)),
+        probe.zero("mlp_out", layer=0, positions=range(1, 6)),
+    ]
+    app = open_page("generation", prompt=PROMPT, taken_out=["L0 MLP", "L1H2"], n_new="1")
+    assert not app.exception and "L0 MLP, L1H2" in app.info[0].value
+    logits = probe.record(model, PROMPT, sites=[], positions=-1, document_start=True, interventions=edits).logits
+    shown = app.dataframe[-1].value
+    expected = logits[0, -1].softmax(-1)[shown.token_id[0]]
+    assert shown.model_probability[0] == pytest.approx(float(expected), abs=1e-6)
+    code = app.code[0].value
+    assert "probe.zero('mlp_out', layer=0, positions=range(1, 6))" in code
+    app = open_page("ablation", prompt=PROMPT, taken_out=["L0 MLP", "L1H2"])
+    assert not app.exception and not app.error
