@@ -90,6 +90,7 @@ def themed(
     axis = {
         "gridcolor": theme.grid, "linecolor": theme.grid, "zeroline": False, "automargin": True,
         "title": {"standoff": 12}, "ticks": "",
+        "ticklabeloverflow": "allow",  # the margins make room; else plotly measures every label after every change
     }  # fmt: skip
     figure.update_layout(
         title={"text": title, "x": 0, "xref": "container", "pad": {"l": 16}, "font": {"size": 15}},

@@ -4,7 +4,8 @@
 
 Two models (144 heads, random; 270 heads, the default one, or --model) by two lengths of text. The server is started by
 its own command and has loaded the model on another text before the clock starts; every repeat is a new browser context
-and a text that nobody has seen. The clock of hover runs inside the page, from the pointer's event to the changed text.
+and a text that nobody has seen. The clocks of hover and click run inside the page, from the pointer to the frame
+that shows the changed text: from outside, a page that draws a figure at that moment answers late.
 """
 
 import contextlib
@@ -43,6 +44,24 @@ HOVER = """async (canvas) => {
         if (said.textContent !== before) taken.push(performance.now() - start);
     }
     return taken;
+}"""
+CLICKED = """() => {
+    window.clicked = {};
+    const begun = new Promise((done) => addEventListener("click", () => done(performance.now()), { once: true }));
+    const names = { "click to detail": () => document.querySelector("strong")?.textContent,
+                    "click to figure": () => document.querySelector(".gtitle")?.textContent };
+    for (const [name, read] of Object.entries(names)) {
+        const before = read();
+        const observer = new MutationObserver(() => {
+            if (read() === undefined || read() === before) return;
+            observer.disconnect();
+            requestAnimationFrame(() => setTimeout(async () => {
+                const now = performance.now();
+                window.clicked[name] = now - await begun;
+            }));
+        });
+        observer.observe(document.body, { subtree: true, childList: true, characterData: true });
+    }
 }"""
 NODES = """() => {
     const count = (root) => [...root.querySelectorAll("*")].reduce(
@@ -110,7 +129,8 @@ def measure(
     browser: Browser, address: str, model: probe.GPT, heads: int, n_tokens: int, repeats: int
 ) -> Iterator[Measured]:
     """One size: every repeat a new visitor with a text of their own; the first only warms the server."""
-    taken: dict[str, list[float]] = {"first paint": [], "click to detail": [], "hover": [], "DOM nodes": [], "MB": []}
+    names = ("first paint", "click to detail", "click to figure", "hover", "DOM nodes", "MB")
+    taken: dict[str, list[float]] = {name: [] for name in names}
     for repeat in range(repeats + 1):
         context = browser.new_context(viewport={"width": 1400, "height": 1000})
         page = context.new_page()
@@ -128,7 +148,8 @@ def measure(
         if repeat:
             taken["first paint"].append(first)
             taken["hover"] += hover
-            taken["click to detail"] += clicks
+            for name in ("click to detail", "click to figure"):
+                taken[name] += [clicked[name] / 1000 for clicked in clicks]
             taken["DOM nodes"].append(page.evaluate(NODES))
             taken["MB"].append(mb)
         context.close()
@@ -141,16 +162,13 @@ def measure(
         )
 
 
-def click(page: Page, layer: int) -> float:
-    """From the click to the row of numbers of the head that was chosen."""
-    canvas = page.locator("canvas.heads")
-    start = time.perf_counter()
-    canvas.click(position={"x": 45, "y": 30 + 49 * layer})
-    name = page.locator(".grid .said").inner_text().split(" ")[0].rstrip(".")
-    page.wait_for_selector(f"strong:text-is('{name}')")
-    taken = time.perf_counter() - start
+def click(page: Page, layer: int) -> dict[str, float]:
+    """Milliseconds from the click to the head's row of words, and to its figure, each as seen on the screen."""
+    page.evaluate(CLICKED)
+    page.locator("canvas.heads").click(position={"x": 45, "y": 30 + 49 * layer})
+    page.wait_for_function("Object.keys(window.clicked).length === 2")
     page.wait_for_selector("[data-testid=stStatusWidget]", state="detached", timeout=120_000)
-    return taken
+    return page.evaluate("window.clicked")
 
 
 def text_of(model: probe.GPT, n_tokens: int, seed: int) -> str:
