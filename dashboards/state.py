@@ -33,6 +33,7 @@ from probe.methods.circuits import TokenEffects
 from probe.methods.heads import SCORES
 from probe.methods.lens import LensDifference, LensReadout
 from probe.methods.surprise import TextScores
+from probe.methods.tuned_lens import find_tuned_lens
 from probe.plan import flops_per_second
 from probe.prompts import str_tokens, token_id
 from probe.recording import Recording
@@ -102,20 +103,19 @@ class Overview:
 @st.cache_resource(max_entries=8, show_spinner="Looking at every head")
 def overview(name: str, ids: tuple[int, ...], taken_out: TakenOut = ()) -> Overview:
     """Patterns pooled layer by layer as they are made: all of them at once would be gigabytes for a long prompt."""
-    model, changes = load_model(name), edits(taken_out, len(ids))
+    model, changes, found = load_model(name), edits(taken_out, len(ids)), None
     if len(ids) <= ALL_LAYERS:
-        patterns = heads_recording(name, ids, None, taken_out).stack("pattern")[:, 0]
-        weights = torch.stack([_pooled(pattern) for pattern in patterns]).cpu().numpy()
+        recording = heads_recording(name, ids, None, taken_out)
+        weights = torch.stack([_pooled(pattern) for pattern in recording.stack("pattern")[:, 0]]).cpu().numpy()
+        found = probe.read_head_scores(recording) if len(ids) >= 3 else None  # with fewer no head has a choice
     else:
         pooled = probe.record(
             model, [list(ids)], sites=[], reduce={"pattern": lambda pattern, _: _pooled(pattern[0])}, logits=False,
             interventions=changes,
         )  # fmt: skip
         weights = pooled.stack("pattern").cpu().numpy()
-    scores = {}
-    if len(ids) >= 3:  # with fewer no head has a choice
         found = probe.head_scores(model, [list(ids)], n_random=0, interventions=changes, progress=False)
-        scores = {name: found.of(name).nan_to_num().numpy() for name in SCORES}
+    scores = {} if found is None else {name: found.of(name).nan_to_num().numpy() for name in SCORES}
     thumbnails = np.round(255 * np.sqrt(weights)).astype(np.uint8)
     return Overview(thumbnails, scores, list(str_tokens(model.tokenizer, ids)))
 
@@ -262,10 +262,11 @@ def sweep_part(question: Question, layers: tuple[int, ...]) -> probe.AblationSwe
 
 
 @st.cache_resource(max_entries=16, show_spinner="Taking them out together")
-def joint_effect(question: Question, taken_out: tuple[tuple[int, int], ...]) -> probe.AblationSweep:
-    """These heads taken out together."""
+def joint_effect(question: Question, taken_out: TakenOut) -> probe.AblationSweep:
+    """Each of these taken out, then all together."""
     model, prompts, arguments = question.arguments()
-    return probe.ablation_sweep(model, prompts, units=[list(taken_out)], progress=False, **arguments)
+    names = [f"MLP {layer}" if head is None else f"{layer}.{head}" for layer, head in taken_out]
+    return probe.ablation_sweep(model, prompts, units=[*names, names], progress=False, **arguments)
 
 
 def sweep_layers(question: Question) -> list[tuple[int, ...]]:
@@ -305,11 +306,11 @@ def lens_positions(n_tokens: int) -> list[int]:
     return list(range(max(0, n_tokens - LENS_POSITIONS), n_tokens))
 
 
-@st.cache_resource(max_entries=1, show_spinner="Looking for a tuned lens")
+@st.cache_resource(max_entries=1, ttl=60, show_spinner="Looking for a tuned lens")
 def tuned_lens(name: str) -> probe.TunedLens | None:
-    """The one that `probe.fit_tuned_lens` left in the cache for this model; None if there is none."""
+    """The one that was fitted for this model before, or None: a fit takes minutes. One fitted meanwhile is noticed."""
     try:
-        return probe.load_tuned_lens(load_model(name), progress=False)
+        return find_tuned_lens(load_model(name))
     except probe.ProbeError:
         return None
 

@@ -34,7 +34,7 @@ from probe.methods.circuits import (
 )
 from probe.methods.directions import Direction, Evaluation, evaluate_direction, fit_direction
 from probe.methods.head_search import HeadSearch, search_heads
-from probe.methods.heads import HeadScores, head_scores
+from probe.methods.heads import HeadScores, head_scores, read_head_scores
 from probe.methods.layer_profile import LayerProfile, layer_profile
 from probe.methods.lens import lens_difference, logit_lens
 from probe.methods.patching import PatchingMap, activation_patching
@@ -140,6 +140,7 @@ __all__ = [
     "plan_recording",
     "project_out",
     "qk_circuit",
+    "read_head_scores",
     "read_pair",
     "read_pattern",
     "record",

@@ -163,8 +163,7 @@ def _show(chosen: Selection, question: Question, sweep: probe.AblationSweep) -> 
     unit = f"{chosen.layer}.{chosen.head}" if question.units == "heads" else f"{question.units[:-1]} {chosen.layer}"
     if question.task is not None and unit in names:
         figure(prompt_effects(sweep, unit, theme=theme()), key="prompt-effects")
-    if question.units == "heads" and whole:
-        _together(chosen, question, sweep)
+    _together(chosen, question)
     keep(
         sweep, _code(chosen, question), name="ablation", heading="What does the model need?",
         caption=f"Effect: the metric with the part taken out minus the metric as it is, in {sweep.unit}; in its place "
@@ -178,18 +177,18 @@ def _show(chosen: Selection, question: Question, sweep: probe.AblationSweep) -> 
     )  # fmt: skip
 
 
-def _together(chosen: Selection, question: Question, sweep: probe.AblationSweep) -> None:
-    """Redundant heads do nothing one by one, and much together."""
-    heads = tuple((layer, head) for layer, head in chosen.taken_out if head is not None)
-    if len(heads) < 2:
+def _together(chosen: Selection, question: Question) -> None:
+    """Redundant parts do nothing one by one, and much together."""
+    if len(chosen.taken_out) < 2:
         return
-    joint = joint_effect(question, heads)
-    alone = {f"{layer}.{head}": sweep.effect(f"{layer}.{head}") for layer, head in heads}
-    rows = [*alone.items(), ("sum of these", sum(alone.values())), ("all together", float(joint.effects.mean()))]
-    st.markdown("**These heads taken out together**")
+    found = joint_effect(question, chosen.taken_out)
+    *alone, joint = found.effects.mean(1).tolist()
+    named = [(unit.name, effect) for unit, effect in zip(found.units[:-1], alone, strict=True)]
+    rows = [*named, ("sum of these", sum(alone)), ("all together", joint)]
+    st.markdown("**What is taken out, one by one and together**")
     st.dataframe(
-        pandas.DataFrame(rows, columns=["heads", f"effect ({sweep.unit})"]), hide_index=True,
-        column_config={f"effect ({sweep.unit})": st.column_config.NumberColumn(format="%+.3f")},
+        pandas.DataFrame(rows, columns=["part", f"effect ({found.unit})"]), hide_index=True,
+        column_config={f"effect ({found.unit})": st.column_config.NumberColumn(format="%+.3f")},
     )  # fmt: skip
 
 

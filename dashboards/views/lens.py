@@ -61,7 +61,8 @@ def _tuned(chosen: Selection, column: st.delta_generator.DeltaGenerator) -> bool
     found = tuned_lens(chosen.model_name)
     return column.toggle(
         "Tuned lens", key="tuned", bind="query-params", disabled=found is None,
-        help=found.verdict() if found else "None was fitted for this model yet: probe.fit_tuned_lens(model), minutes.",
+        help=found.verdict() if found else "None was fitted for this model yet. In Python, "
+        "probe.load_tuned_lens(model) does that once, in minutes; then this can be switched on.",
     ) and found is not None  # fmt: skip
 
 

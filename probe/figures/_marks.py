@@ -6,20 +6,23 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from probe.figures._theme import Theme, themed, token_label
+from probe.figures._theme import TITLE_LINE, TITLE_WIDTH, Theme, broken, themed, token_label
 from probe.statistics import Estimate
 
 Spot = tuple[float, float, float, float]
 """Left, bottom, right, top (pixels)."""
+_SMALL_WIDTH = 74
+"""Characters of a smaller line that fit where `TITLE_WIDTH` of the title do."""
 _LETTER, _LINE, _AWAY = 6.8, 15.0, 5.0
 """About the size of a letter at font size 11, and how far a label stands from its point (pixels)."""
 
 
 def titled(figure: go.Figure, theme: Theme, title: str, *below: str, height: int) -> go.Figure:
     """The figure themed, with smaller lines under its title. Titles are ours: names in them go through `name_label`."""
-    small = "".join(f'<br><span style="font-size:12px;color:{theme.muted}">{line}</span>' for line in below)
+    lines = [line for one in below for line in broken(one, _SMALL_WIDTH)]
+    small = "".join(f'<br><span style="font-size:12px;color:{theme.muted}">{line}</span>' for line in lines)
     themed(figure, theme, title=title + small, height=height)
-    top = 52 + 17 * len(below)
+    top = 52 + TITLE_LINE * (len(broken(title, TITLE_WIDTH)) - 1) + 17 * len(lines)
     figure.update_layout(margin={"t": top}, title={"y": 1 - 14 / height, "yanchor": "top"})
     return figure
 

@@ -1,6 +1,7 @@
 """One look for all figures, light and dark: colours, fonts, axes, and how tokens are written in them."""
 
 import html
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 ThemeName = Literal["light", "dark"]
 LONGEST_LABEL = 14
 """Characters of a token on an axis or in a cell; hover shows it whole."""
+TITLE_WIDTH = 60
+"""Characters of a title that fit beside a sidebar in a window of 800 pixels; longer ones are broken."""
+TITLE_LINE = 19
+"""Height of a line of the title (pixels)."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +91,22 @@ def find_theme(name: ThemeName) -> Theme:
 def themed(
     figure: "plotly.graph_objects.Figure", theme: Theme, *, title: str, height: int
 ) -> "plotly.graph_objects.Figure":
-    """The figure with fonts, colours and margins of a theme. Titles are ours, so they may hold markup."""
+    """The figure with fonts, colours and margins of a theme. Titles are ours, so they may hold markup.
+
+    A long title is broken, and makes its own room; what sets its top margin later sees to that itself.
+    """
+    title, *below = title.split("<br>", 1)
+    lines = broken(title, TITLE_WIDTH)
+    text = "<br>".join([*lines, *below])
     axis = {
         "gridcolor": theme.grid, "linecolor": theme.grid, "zeroline": False, "automargin": True,
         "title": {"standoff": 12}, "ticks": "",
         "ticklabeloverflow": "allow",  # the margins make room; else plotly measures every label after every change
     }  # fmt: skip
     figure.update_layout(
-        title={"text": title, "x": 0, "xref": "container", "pad": {"l": 16}, "font": {"size": 15}},
+        title={"text": text, "x": 0, "xref": "container", "pad": {"l": 16}, "font": {"size": 15}},
         height=height,
-        margin={"l": 16, "r": 16, "t": 56, "b": 16},
+        margin={"l": 16, "r": 16, "t": 56 + TITLE_LINE * (len(lines) - 1), "b": 16},
         paper_bgcolor=theme.background,
         plot_bgcolor=theme.panel,
         font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 12, "color": theme.text},
@@ -105,6 +116,11 @@ def themed(
     figure.update_xaxes(axis)
     figure.update_yaxes(axis)
     return figure
+
+
+def broken(text: str, width: int) -> list[str]:
+    """The lines that a text is broken into. What was escaped or marked up counts with its signs, so a little early."""
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def colour_scale(colours: Sequence[str]) -> list[tuple[float, str]]:

@@ -16,7 +16,14 @@ from probe.methods.ablation import AblationSweep
 from probe.methods.agreement import Agreement
 from probe.statistics import GridEvidence
 
-_ONE = {"heads": "head", "MLPs": "MLP", "layers": "layer", "neurons": "neuron", "sets of heads": "set of heads"}
+_ONE = {
+    "heads": "head",
+    "MLPs": "MLP",
+    "layers": "layer",
+    "neurons": "neuron",
+    "sets of heads": "set of heads",
+    "listed units": "unit",
+}
 NAMED = 8
 """Units that a scatter names: those with the largest effects by size, where there is room."""
 _CROWD = 60

@@ -94,7 +94,7 @@ def choice_bar(
             text=f"drawn: {step.drawn:.4f}",
         )  # fmt: skip
     drawn = "temperature 0: nothing drawn" if step.drawn is None else f"chosen: '{token_label(step.text)}'"
-    themed(figure, look, title=f"The number drawn, on the cumulative distribution ({drawn})", height=180)
+    themed(figure, look, title=f"The number drawn ({drawn})", height=180)
     figure.update_layout(barmode="stack", showlegend=False, bargap=0.1, margin={"t": 78})
     figure.update_xaxes(title_text="cumulative probability, the likeliest token first", range=[0.0, 1.0])
     figure.update_yaxes(visible=False)

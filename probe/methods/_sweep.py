@@ -159,7 +159,7 @@ def prepare_sweep(
     measure = setting.asked.metric.bind(model, batch)
     schedule = Schedule(model, batch, measure, sites, rows, setting.memory, copies=draws, only=only)
     schedule.check()
-    listed = [[[part.layer, part.index] for part in unit.parts] for unit in units]
+    listed = [[[part.layer, part.index] if part.site == "z" else list(part) for part in unit.parts] for unit in units]
     manifest = {
         **provenance(model), "method": "ablation sweep", "prompts": [list(ids) for ids in batch.ids],
         "method_arguments": {

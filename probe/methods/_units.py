@@ -1,6 +1,7 @@
-"""What an ablation sweep takes out, one unit at a time: heads, MLPs, layers, neurons of a layer, sets of heads."""
+"""What an ablation sweep takes out, one unit at a time: heads, MLPs, layers, neurons of a layer, sets of these."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -14,10 +15,14 @@ from probe.selection import Indices, as_list
 from probe.sites import check_layers
 
 Kind = Literal["heads", "MLPs", "layers", "neurons"]
+LISTED = 6
+"""Units of a set that its name lists."""
 Head = tuple[int, int]
 """(layer, head)."""
-Units = Kind | Sequence[Head | Sequence[Head]]
-"""All of a kind, or a list: heads, or sets of heads that are taken out together."""
+Named = Head | str
+"""(layer, head), or a unit by the name that results give it: '9.6', 'MLP 3', 'layer 3', 'neuron 3.120'."""
+Units = Kind | Sequence[Named | Sequence[Named]]
+"""All of a kind, or a list: single units, or sets of them that are taken out together."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +60,16 @@ def list_units(config: GPTConfig, units: Units, layers: Indices) -> tuple[str, t
         return units, tuple(unit for layer in sorted(set(chosen)) for unit in _of_layer(config, units, layer))
     if layers is not None:
         raise OutOfRange("layers goes with a kind of units, such as units='heads'; listed heads name their layers")
-    found = tuple(read_unit(config, one) for one in units)
+    found = tuple(_read(config, one) for one in units)
     if not found:
         raise OutOfRange("units: the list is empty; give (layer, head) pairs, sets of them, or units='heads'")
-    single = all(len(unit.parts) == 1 for unit in found)
     names = [unit.parts for unit in found]
     if len(set(names)) < len(names):
         twice = next(unit.name for place, unit in enumerate(found) if unit.parts in names[:place])
         raise OutOfRange(f"units: {twice} is listed twice")
-    return "heads" if single else "sets of heads", found
+    if all(len(heads_of(unit)) == len(unit.parts) for unit in found):
+        return "heads" if all(len(unit.parts) == 1 for unit in found) else "sets of heads", found
+    return "listed units", found
 
 
 def _of_layer(config: GPTConfig, kind: str, layer: int) -> list[Unit]:
@@ -76,7 +82,41 @@ def _of_layer(config: GPTConfig, kind: str, layer: int) -> list[Unit]:
     return [Unit(f"layer {layer}", (Part(layer, "attn_out"), Part(layer, "mlp_out")))]
 
 
-def read_unit(config: GPTConfig, given: Any) -> Unit:
+def _read(config: GPTConfig, given: Any) -> Unit:
+    """A head, another unit by its name, or several that are taken out together.
+
+    Raises:
+        OutOfRange: none of these, nothing, what the model does not have, something twice.
+    """
+    if isinstance(given, str):
+        return _by_name(config, given)
+    if isinstance(given, (list, tuple, set, frozenset)) and any(isinstance(one, str) for one in given):
+        units = [_by_name(config, one) if isinstance(one, str) else read_heads(config, one) for one in given]
+        parts = [part for unit in units for part in unit.parts]
+        if len(set(parts)) < len(parts):
+            raise OutOfRange(f"unit {given!r}: something stands in it twice")
+        order = sorted(units, key=lambda unit: (unit.parts[0].layer, unit.name))
+        name = " + ".join(unit.name for unit in order) if len(order) <= LISTED else f"{len(order)} units"
+        return Unit(name, tuple(part for unit in order for part in unit.parts))
+    return read_heads(config, given)
+
+
+def _by_name(config: GPTConfig, name: str) -> Unit:
+    if head := re.fullmatch(r"[Ll]?(\d+)[.Hh](\d+)", name):
+        return unit_of_heads([check_head(config, (int(head[1]), int(head[2])))])
+    if neuron := re.fullmatch(r"neuron (\d+)\.(\d+)", name):
+        layer = check_index("layer", int(neuron[1]), config.n_layers, owner="this model")
+        number = check_index("neuron", int(neuron[2]), config.d_mlp, owner="a layer")
+        return Unit(name, (Part(layer, "post", number),))
+    if whole := re.fullmatch(r"(MLP|layer) (\d+)", name):
+        layer = check_index("layer", int(whole[2]), config.n_layers, owner="this model")
+        return _of_layer(config, "MLPs" if whole[1] == "MLP" else "layers", layer)[0]
+    raise OutOfRange(
+        f"unit {name!r}: expected a name such as '9.6' (layer 9, head 6), 'MLP 3', 'layer 3', 'neuron 3.7'"
+    )
+
+
+def read_heads(config: GPTConfig, given: Any) -> Unit:
     """A head as (layer, head), or several that are taken out together.
 
     Raises:
@@ -96,12 +136,12 @@ def unit_of_heads(heads: Sequence[Head]) -> Unit:
     """These heads, taken out together."""
     parts = tuple(Part(layer, "z", head) for layer, head in sorted(heads))
     names = [f"{part.layer}.{part.index}" for part in parts]
-    return Unit(" + ".join(names) if len(names) <= 6 else f"{len(names)} heads", parts)
+    return Unit(" + ".join(names) if len(names) <= LISTED else f"{len(names)} heads", parts)
 
 
 def heads_of(unit: Unit) -> tuple[Head, ...]:
     """The heads that a unit consists of."""
-    return tuple((part.layer, part.index) for part in unit.parts if part.index is not None)
+    return tuple((part.layer, part.index) for part in unit.parts if part.site == "z" and part.index is not None)
 
 
 def all_heads(config: GPTConfig) -> list[Head]:

@@ -1,4 +1,4 @@
-"""Which heads (MLPs, layers, neurons, sets of heads) does the model need? Each is taken out, on many prompts, exactly.
+"""Which heads (MLPs, layers, neurons, sets of these) does the model need? Each is taken out, on many prompts, exactly.
 
 total is what taking a unit out does to the metric while the rest of the model runs live; direct is the unit's own path
 to the logits, through the recorded final norm, everything else as it was. Their difference is indirect: later parts
@@ -40,7 +40,7 @@ class AblationSweep(Result):
     """What taking out each unit does to a metric, on every prompt: edited minus clean, in the metric's unit."""
 
     kind: str
-    """'heads', 'MLPs', 'layers', 'neurons' or 'sets of heads'."""
+    """'heads', 'MLPs', 'layers', 'neurons', 'sets of heads' or 'listed units'."""
     units: tuple[Unit, ...]
     value: Value
     replaced_by: str
@@ -163,8 +163,8 @@ def ablation_sweep(
         prompts: or a task (`probe.load_task`), which brings its metric and groups.
         metric: `probe.logit_difference(...)` and the like, or a function of logits (row, 1, d_vocab) after the last
             token. None: the task's.
-        units: "heads", "MLPs", "layers", "neurons" (of the one layer in `layers`), or a list of heads (layer, head)
-            and of sets of heads that are taken out together.
+        units: "heads", "MLPs", "layers", "neurons" (of the one layer in `layers`), or a list: heads as (layer, head),
+            anything else by its name ("MLP 3", "layer 3", "neuron 3.120"), and lists of these, taken out together.
         value: what stands in their place; see `Replacement`. The means and the resampled values are of the other
             prompts of the call, or of `reference`.
         positions: where. "after the first": everywhere but at position 0, an attention sink that hardly any question is

@@ -32,7 +32,7 @@ from probe.methods._asked import has_several
 from probe.methods._replacement import Value
 from probe.methods._schedule import MEMORY
 from probe.methods._sweep import AFTER_THE_FIRST, Positions, prepare_sweep, read_setting
-from probe.methods._units import Head, all_heads, heads_of, random_sets, read_unit, unit_of_heads
+from probe.methods._units import Head, all_heads, heads_of, random_sets, read_heads, unit_of_heads
 from probe.metrics import AnyMetric
 from probe.prompts import Prompts
 from probe.results import Result
@@ -164,7 +164,7 @@ def score_circuit(
         Others as `ablation_sweep`.
     """
     config = model.config
-    everyone, unit = all_heads(config), read_unit(config, list(circuit))
+    everyone, unit = all_heads(config), read_heads(config, list(circuit))
     heads = heads_of(unit)
     if len(heads) == len(everyone):
         raise OutOfRange(f"circuit: all {len(heads)} heads of the model; there is nothing left to replace")

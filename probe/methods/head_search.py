@@ -22,7 +22,7 @@ from probe.methods._asked import groups_of, has_several
 from probe.methods._replacement import Value
 from probe.methods._schedule import MEMORY
 from probe.methods._sweep import AFTER_THE_FIRST, Positions, Setting, Swept, prepare_sweep, read_setting
-from probe.methods._units import Head, Unit, all_heads, heads_of, random_sets, read_unit, unit_of_heads
+from probe.methods._units import Head, Unit, all_heads, heads_of, random_sets, read_heads, unit_of_heads
 from probe.metrics import AnyMetric
 from probe.prompts import Prompts
 from probe.results import Result
@@ -161,7 +161,7 @@ def search_heads(
     n_candidates = None if isinstance(candidates, Sequence) else as_integer(candidates)
     heads = all_heads(model.config)
     if isinstance(candidates, Sequence):
-        heads = list(heads_of(read_unit(model.config, list(candidates))))
+        heads = list(heads_of(read_heads(model.config, list(candidates))))
 
     def sweep(units: Sequence[Unit], of: Sequence[int], name: str) -> Swept:
         kept = None if folder is None else os.path.join(folder, name.replace(" ", "-"))

@@ -16,13 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from probe.errors import BadIntervention, BadPrompt, OutOfRange, as_integer, check_choice
+from probe.errors import BadIntervention, BadPrompt, OutOfRange, SiteNotRecorded, as_integer, check_choice
 from probe.gpt import GPT
 from probe.interventions import Intervention, list_interventions
+from probe.methods._inputs import check_not_reduced, manifest_of
 from probe.pieces import Pieces
 from probe.prompts import Prompts, read_prompts
 from probe.provenance import fingerprint, provenance
-from probe.recording import record
+from probe.recording import Recording, record
 from probe.results import Result
 from probe.tasks import repeated_random_tokens
 
@@ -160,8 +161,7 @@ def head_scores(
     batches: dict[Source, list[tuple[int, ...]]] = {}
     if prompts is not None:
         batch = read_prompts(model.config, model.tokenizer, prompts, document_start=document_start)
-        if min(batch.lengths) < 3:
-            raise BadPrompt(f"a prompt of {min(batch.lengths)} tokens: scores need at least 3, for something to choose")
+        _check_lengths(batch.lengths)
         batches["text"] = list(batch.ids)
     length = min(LENGTH, (model.config.n_ctx - 1) // 2) if random_length is None else random_length
     drawn = repeated_random_tokens(model, n_random, length, seed=seed) if _check_number(n_random) else []
@@ -199,6 +199,41 @@ class _Tally:
     """Means."""
 
 
+def read_head_scores(recording: Recording) -> HeadScores:
+    """The same scores from patterns that are recorded already, without another pass.
+
+    Args:
+        recording: of prompts of three tokens or more, with "pattern" of every layer, head and position.
+
+    Returns:
+        As `head_scores` with these texts alone: their source is "text".
+
+    Raises:
+        SiteNotRecorded: some of the patterns are missing, or were reduced.
+        BadPrompt: a prompt of fewer than three tokens, or a pass that began without tokens.
+
+    Source: Olsson et al. (2022).
+    """
+    if recording.tokens is None:
+        raise BadPrompt("this pass began with a residual stream: without tokens nothing is known to be repeated")
+    lengths = recording.lengths.tolist()
+    _check_lengths(lengths)
+    check_not_reduced(recording, "pattern")
+    patterns = [recording["pattern", layer] for layer in range(recording.config.n_layers)]
+    if recording.positions is not None or patterns[0].shape[1] != recording.config.n_heads:
+        raise SiteNotRecorded(
+            "scores need every head at every position; record 'pattern' with positions=None, heads=None"
+        )
+    tallies = []
+    for row, (ids, n) in enumerate(zip(recording.tokens, lengths, strict=True)):
+        wanted = _Wanted.of(ids[:n].to(patterns[0].device))
+        tallies.append(_tally(wanted, [wanted.sums(pattern[row, :, :n, :n]) for pattern in patterns]))
+    return HeadScores(
+        sources=("text",), **{name: value[None] for name, value in _summary(tallies).items()},
+        n_prompts=torch.tensor([len(tallies)]), manifest=manifest_of(recording, "head scores"),
+    )  # fmt: skip
+
+
 def _score_all(
     model: GPT,
     batches: Mapping[Source, list[tuple[int, ...]]],
@@ -233,8 +268,17 @@ def _score(model: GPT, ids: Sequence[int], changes: Sequence[Intervention]) -> _
         model, [list(ids)], sites=[], reduce={"pattern": lambda p, _: wanted.sums(p[0])}, logits=False,
         interventions=changes,
     )  # fmt: skip
-    both = recording.stack("pattern").cpu()  # (layer, sums or counts, score, head)
+    return _tally(wanted, recording.stack("pattern").unbind())
+
+
+def _tally(wanted: "_Wanted", of_layers: Sequence[Float[Tensor, "two score head"]]) -> "_Tally":
+    both = torch.stack(list(of_layers)).cpu()  # (layer, sums or counts, score, head)
     return _Tally(both[:, 0].movedim(0, 1), both[:, 1].movedim(0, 1), wanted.chance().cpu())
+
+
+def _check_lengths(lengths: Iterable[int]) -> None:
+    if (shortest := min(lengths)) < 3:
+        raise BadPrompt(f"a prompt of {shortest} tokens: scores need at least 3, for something to choose")
 
 
 @dataclass(frozen=True)

@@ -162,14 +162,28 @@ def load_tuned_lens(model: GPT, *, progress: bool = True) -> TunedLens:
 
     An interrupted fit goes on where it stopped. The cache knows models by the fingerprint of their weights.
     """
-    place = cache_folder() / "tuned-lenses"
-    folder, work = place / fingerprint(model), place / f"{fingerprint(model)}.work"
-    if folder.exists():
-        return TunedLens.load(folder)
+    if (found := find_tuned_lens(model)) is not None:
+        return found
+    folder = _cached(model)
+    work = folder.with_name(f"{folder.name}.work")
     lens = fit_tuned_lens(model, folder=work, progress=progress)
     lens.save(folder)
     shutil.rmtree(work)
     return lens
+
+
+def find_tuned_lens(model: GPT) -> TunedLens | None:
+    """The one that `load_tuned_lens` left in the user's cache; None where it was never fitted, which takes minutes.
+
+    Raises:
+        BrokenFile: it was changed since.
+    """
+    folder = _cached(model)
+    return TunedLens.load(folder) if folder.exists() else None
+
+
+def _cached(model: GPT) -> Path:
+    return cache_folder() / "tuned-lenses" / fingerprint(model)
 
 
 def fit_tuned_lens(

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import urllib.parse
 
 import pytest
 from components.tour import STOPS
@@ -75,6 +76,33 @@ def test_one_who_takes_heads_out_does_not_change_what_another_sees(browser, tab,
     assert f"{numbers[0]:+.2f}" in before and numbers[1] < numbers[0]
     other.page.context.close()
     assert not other.wrong
+
+
+def test_eight_people_at_once_each_see_their_own_numbers(browser, address):
+    """All pages load together, each with its own text and its own heads taken out, on one shared model."""
+    from tests.browser.conftest import Tab
+
+    tabs = [Tab(browser) for _ in range(8)]
+    asked = [(f"one two three {number} five", (20 + number, number % 9)) for number in range(len(tabs))]
+    for one, (text, (layer, head)) in zip(tabs, asked, strict=True):
+        link = urllib.parse.urlencode({"prompt": text, "taken_out": f"L{layer}H{head}"})
+        one.page.goto(f"{address}/ablation?{link}", wait_until="commit", timeout=120_000)
+    model = probe.load_model()
+    for one, (text, (layer, head)) in zip(tabs, asked, strict=True):
+        said = one.page.get_by_text("in the whole model")
+        said.wait_for(timeout=120_000)
+        numbers = [float(number) for number in re.findall(r"[+-]\d+\.\d+", said.inner_text())]
+        clean = probe.record(model, text, sites=[], positions=-1, document_start=True)
+        n_tokens = int(clean.lengths[0])
+        out = probe.zero("z", layer=layer, heads=head, positions=range(1, n_tokens))
+        changed = probe.record(model, text, sites=[], positions=-1, document_start=True, interventions=out)
+        first, second = clean.logits[0, -1].topk(2).indices
+        expected = [float(rec.logits[0, -1, first] - rec.logits[0, -1, second]) for rec in (clean, changed)]
+        assert numbers == pytest.approx(expected, abs=0.006)
+    for one in tabs:
+        one.settle()
+        one.page.context.close()
+        assert not one.wrong
 
 
 def test_a_session_file_brings_back_what_was_chosen(tab, address, tmp_path):

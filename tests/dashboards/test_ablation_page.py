@@ -1,5 +1,8 @@
 """The ablation page: numbers of the library, heads taken out in every page, sweeps that go on after a stop."""
 
+import ast
+import re
+
 import pytest
 import torch
 
@@ -78,13 +81,22 @@ def test_heads_taken_out_change_every_page_and_its_code(open_page, tiny_folder):
     assert before[0] != after[0]
 
 
-def test_two_heads_together_are_shown_beside_their_sum(open_page):
-    app = open_page("ablation", prompt=PROMPT, taken_out=["L0H1", "L1H2"])
+@pytest.mark.parametrize("second", ["L1H2", "L1 MLP"])
+def test_two_parts_together_are_shown_beside_their_sum(second, open_page, tiny_folder):
+    app = open_page("ablation", prompt=PROMPT, taken_out=["L0H1", second])
     assert not app.exception
-    together = next(one.value for one in app.dataframe if "heads" in one.value)
-    assert together.heads.tolist() == ["0.1", "1.2", "sum of these", "all together"]
+    together = next(one.value for one in app.dataframe if "part" in one.value)
+    names = ["0.1", "1.2" if second == "L1H2" else "MLP 1"]
+    assert together.part.tolist() == [*names, "sum of these", "all together"]
     effects = together.iloc[:, 1].tolist()
     assert effects[2] == pytest.approx(effects[0] + effects[1], abs=1e-5)
+    code = app.code[0].value
+    model = probe.load_model(tiny_folder)
+    metric = probe.logit_difference(
+        *(ast.literal_eval(one) for one in re.findall(r"logit_difference\((.*), (.*)\)", code)[0])
+    )
+    found = probe.ablation_sweep(model, PROMPT, metric=metric, units=[names], value="zero", document_start=True)
+    assert effects[3] == pytest.approx(float(found.effects.mean()), abs=1e-5)
     table = app.dataframe[-1].value.set_index("unit").effect
     assert effects[0] == pytest.approx(table["0.1"], abs=1e-6)
 

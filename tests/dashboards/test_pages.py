@@ -4,9 +4,11 @@ import importlib
 from pathlib import Path
 
 import pytest
+import state
 from views import PAGES
 
 import probe
+import probe.methods.tuned_lens as tuned_lens
 from probe.cli._dashboard import MODELS
 
 pytestmark = pytest.mark.model  # the tokenizer is the default model's
@@ -157,3 +159,13 @@ def test_the_grids_payload_holds_every_head(tiny_folder, monkeypatch):
     assert np.abs((pictures / 255.0) ** 2 - pattern.numpy()).max() < 0.005
     expected = probe.head_scores(model, [list(ids)], n_random=0).of("previous token")
     assert header["scores"]["previous token"] == pytest.approx(expected.nan_to_num().flatten().tolist(), abs=1e-4)
+
+
+def test_a_tuned_lens_is_used_where_there_is_one_and_never_fitted_by_a_page(open_page, monkeypatch, tmp_path):
+    monkeypatch.setattr(tuned_lens, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(tuned_lens, "fit_tuned_lens", None)
+    state.tuned_lens.clear()
+    app = open_page("lens", prompt="one two three")
+    assert not app.exception and app.toggle(key="tuned").disabled
+    assert "load_tuned_lens" in app.toggle(key="tuned").help
+    state.tuned_lens.clear()

@@ -520,7 +520,7 @@ def test_erasure_bars_are_means_and_dots_are_pairs_or_random_directions():
     assert list(bars.y) == pytest.approx([5.0, 1.5, float(test.random_erased.mean())])
     assert list(clean.y) == [4.0, 6.0] and list(erased.y) == [1.0, 2.0]
     assert list(random.y) == pytest.approx(test.random_erased.mean(-1).tolist())
-    title = figure.layout.title.text
+    title = figure.layout.title.text.replace("<br>", " ")
     assert "30% of the contrast is left" in title and "0.5 nats" in title and f"p = {test.p:.4f}" in title
     assert "at blocks.1.hook_resid_post and at 1 later layers" in title
 

@@ -6,10 +6,12 @@ import math
 import re
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from probe.errors import UnknownName
-from probe.figures._theme import THEMES, colour_at, colour_scale, luminance_of, text_on, token_label
+from probe.figures._marks import titled
+from probe.figures._theme import THEMES, colour_at, colour_scale, find_theme, luminance_of, text_on, token_label
 from probe.figures.attention import FAINTEST, attention_heatmap, attention_lines
 from probe.figures.attribution import attribution_bars
 from probe.figures.distribution import next_token_bars
@@ -291,3 +293,15 @@ def test_a_line_for_every_look_that_is_not_faint(model, recording):
 def test_the_chosen_pair_is_crossed(recording):
     row, column = attention_heatmap(read_pattern(recording, 1, 2), crossed=(2, 1)).layout.shapes
     assert (row.y0, row.y1) == (1.5, 2.5) and (column.x0, column.x1) == (0.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    "title", ["short", "a title so long that a window of 800 pixels would cut off its last words " * 2]
+)
+def test_long_titles_and_the_lines_below_them_are_broken_and_make_room(title):
+    plain = titled(go.Figure(), find_theme("light"), "short", height=300)
+    figure = titled(go.Figure(), find_theme("light"), title, "below " * 30, height=300)
+    first, *below = figure.layout.title.text.split("<br><span")
+    assert all(len(line) <= 60 for line in first.split("<br>"))
+    n_lines = len(first.split("<br>")) - 1 + len(below)
+    assert len(below) == 3 and figure.layout.margin.t - plain.layout.margin.t >= 17 * n_lines

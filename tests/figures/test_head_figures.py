@@ -69,7 +69,7 @@ def test_another_theme_is_refused(drawn, as_users_run_it, name):
 def test_a_score_map_shows_every_head_and_the_chance_level(scores, score, source):
     figure = head_score_map(scores, score, source=source)
     np.testing.assert_allclose(figure.data[0].z, scores.of(score, source).numpy(), atol=1e-6)
-    assert f"even attention: {scores.chance_of(score, source):.3g}" in figure.layout.title.text
+    assert f"even attention: {scores.chance_of(score, source):.3g}" in figure.layout.title.text.replace("<br>", " ")
     assert figure.data[0].zmin == 0.0 and (figure.data[0].zmax == 1.0) == (score != "distance")
     assert list(figure.layout.yaxis.range) == [2.5, -0.5]  # layer 0 at the top
 

@@ -145,6 +145,33 @@ def test_sets_of_heads_are_taken_out_together(family):
         )
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_units_of_every_kind_are_listed_by_the_names_that_results_give_them(family):
+    model = tiny_model(family)
+    names = ["2.1", "MLP 1", "layer 0", "neuron 1.5"]
+    found = sweep(model, units=names, value="zero")
+    assert found.kind == "listed units" and [unit.name for unit in found.units] == names
+    alike = {"heads": None, "MLPs": None, "layers": None, "neurons": 1}
+    for row, (kind, layer) in enumerate(alike.items()):
+        assert found.effect(names[row]) == sweep(model, units=kind, layers=layer, value="zero").effect(names[row])
+    assert (
+        sweep(model, units=[["MLP 0", "neuron 0.3", (1, 2), "2.1", "2.2", "layer 1", "layer 2"]]).units[0].name
+        == "7 units"
+    )
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_heads_and_mlps_are_taken_out_together(family):
+    model = tiny_model(family)
+    found = sweep(model, units=[["MLP 1", (1, 2)], [(2, 1), "MLP 0", "0.1"]], value="zero")
+    assert [unit.name for unit in found.units] == ["1.2 + MLP 1", "0.1 + MLP 0 + 2.1"]
+    for number, unit in enumerate(found.units):
+        logits = replaced(model, PROMPTS, 0, unit, value_of(model, PROMPTS, 0, "zero"), range(1, 8))
+        assert float(found.effects[number, 0]) == pytest.approx(
+            float(logits[5] - logits[7] - found.clean[0]), abs=EXACT
+        )
+
+
 def test_resampled_values_are_those_of_single_other_prompts():
     model = tiny_model()
     found = sweep(model, PROMPTS[:2], value="resample", n_draws=3)
@@ -355,7 +382,11 @@ BAD = {
     "a head twice in a set": (dict(units=[[(0, 1), (0, 1)]]), OutOfRange, "stands in it twice"),
     "an unknown head": (dict(units=[(0, 4)]), OutOfRange, "head 4: this model has heads 0 to 3"),
     "an unknown layer": (dict(layers=3), OutOfRange, "layer 3: this model has layers 0 to 2"),
-    "no head": (dict(units=["0.1"]), OutOfRange, "expected a head as"),
+    "no head": (dict(units=[0.1]), OutOfRange, "expected a head as"),
+    "an unknown name": (dict(units=["attention 1"]), OutOfRange, "expected a name such as '9.6'"),
+    "an unknown MLP": (dict(units=["MLP 3"]), OutOfRange, "layer 3: this model has layers 0 to 2"),
+    "an unknown neuron": (dict(units=["neuron 0.999"]), OutOfRange, "neuron 999: a layer has neurons 0 to"),
+    "an MLP twice in a set": (dict(units=[["layer 1", "MLP 1"]]), OutOfRange, "something stands in it twice"),
     "neurons of all layers": (dict(units="neurons"), OutOfRange, "name one layer"),
     "layers of listed heads": (dict(units=[(0, 1)], layers=0), OutOfRange, "listed heads name their layers"),
     "an unknown value": (dict(value="means"), UnknownName, "did you mean 'mean'"),

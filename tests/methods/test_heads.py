@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import probe
-from probe.errors import BadIntervention, BadPrompt, NotSaved, OutOfRange, UnknownName
-from probe.methods.heads import SCORES, head_scores
+from probe.errors import BadIntervention, BadPrompt, NotSaved, OutOfRange, SiteNotRecorded, UnknownName
+from probe.methods.heads import SCORES, head_scores, read_head_scores
 from probe.tasks import repeated_random_tokens
 from tests.induction import INDUCTION, PREVIOUS, VOCAB, induction_model
 from tests.tiny import CONFIGS, tiny_model
@@ -110,6 +110,30 @@ def test_several_texts_are_each_as_alone(model):
     spread = torch.stack([one.values[0] for one in alone]).std(0) / 2**0.5
     torch.testing.assert_close(both.standard_error[0], spread, atol=1e-6, rtol=0)
     assert alone[0].standard_error.isnan().all()
+
+
+def test_scores_of_a_recording_are_those_of_a_pass_of_its_own(model):
+    recording = probe.record(model, TEXTS, sites=["pattern"])
+    read, own = read_head_scores(recording), head_scores(model, TEXTS, n_random=0)
+    for name in ("values", "standard_error", "chance", "n_queries", "n_prompts"):
+        torch.testing.assert_close(getattr(read, name), getattr(own, name), equal_nan=True, atol=1e-6, rtol=0)
+    assert read.sources == own.sources == ("text",)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "asked", "error", "message"),
+    [
+        (TEXTS[0][:2], {"sites": ["pattern"]}, BadPrompt, "a prompt of 2 tokens"),
+        (TEXTS, {"sites": ["z"]}, SiteNotRecorded, "was not kept"),
+        (TEXTS, {"sites": ["pattern"], "layers": 0}, SiteNotRecorded, "was not kept"),
+        (TEXTS, {"sites": ["pattern"], "positions": -1}, SiteNotRecorded, "every head at every position"),
+        (TEXTS, {"sites": ["pattern"], "heads": 1}, SiteNotRecorded, "every head at every position"),
+        (TEXTS[0], {"sites": ["pattern"], "reduce": {"pattern": "mean"}}, SiteNotRecorded, "reduced over prompts"),
+    ],
+)
+def test_a_recording_without_all_patterns_is_refused(model, prompts, asked, error, message):
+    with pytest.raises(error, match=message):
+        read_head_scores(probe.record(model, prompts, **asked))
 
 
 def test_what_a_text_does_not_have_is_no_number_not_zero(model):

@@ -8,7 +8,7 @@ import torch
 import probe.methods.tuned_lens as tuned_lens
 from probe.errors import BadPrompt, BrokenFile, DifferentModel, NotSaved, OutOfRange
 from probe.methods.lens import logit_lens
-from probe.methods.tuned_lens import TunedLens, fit_tuned_lens, load_tuned_lens
+from probe.methods.tuned_lens import TunedLens, find_tuned_lens, fit_tuned_lens, load_tuned_lens
 from probe.recording import record
 from tests.tiny import CONFIGS, tiny_model, tiny_tokens
 
@@ -119,6 +119,7 @@ def test_an_interrupted_fit_goes_on_where_it_stopped(model, tmp_path, monkeypatc
 def test_the_cache_keeps_one_for_each_model(model, tmp_path, monkeypatch):
     monkeypatch.setenv("PROBE_CACHE", str(tmp_path))
     monkeypatch.setattr(tuned_lens, "fit_tuned_lens", lambda *args, **kw: fit_tuned_lens(*args, **kw, n_tokens=600))
+    assert find_tuned_lens(model) is None and not (tmp_path / "tuned-lenses").exists()  # looking fits nothing
     first = load_tuned_lens(model, progress=False)
     assert [path.suffix for path in (tmp_path / "tuned-lenses").iterdir()] == [""]
     monkeypatch.setattr(tuned_lens, "fit_tuned_lens", None)
