@@ -1,6 +1,5 @@
 """How every page shows a result: figures in the reader's light or dark, the table, downloads, and the code for it."""
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,22 +18,17 @@ def theme() -> ThemeName:
     return "dark" if st.context.theme.type == "dark" else "light"
 
 
-def figure(drawn: go.Figure, *, key: str) -> None:
-    """A figure with a button to save it; drawn by the browser, from plotly's own file on this server."""
-    title = drawn.layout.title.text or ""
-    if len(title) > LONGEST_TITLE and "<" not in title:
-        lines = textwrap.wrap(title, LONGEST_TITLE)
-        extra = 18 * (len(lines) - 1)
-        drawn.update_layout(
-            title_text="<br>".join(lines), height=(drawn.layout.height or 450) + extra,
-            margin_t=(drawn.layout.margin.t or 56) + extra,
-        )  # fmt: skip
+def figure(drawn: go.Figure, *, key: str, least_width: int = 0) -> None:
+    """A figure with a button to save it; drawn by the browser, from plotly's own file on this server.
+
+    `least_width` (pixels): in a narrower window it scrolls.
+    """
+    if least_width:
+        st.html(f"<style>.st-key-{key} {{overflow-x: auto}} .st-key-{key} > div {{min-width: {least_width}px}}</style>")
     image = {"format": st.session_state.get("image", FORMATS[0]).lower(), "filename": key, "scale": 2}
     st.plotly_chart(drawn, theme=None, key=key, config={"toImageButtonOptions": image, "displaylogo": False})
 
 
-LONGEST_TITLE = 72
-"""Characters of a line: what a narrow window shows."""
 FORMATS = ("PNG", "SVG")
 
 

@@ -18,19 +18,23 @@ COLOURS: dict[str, Colour] = {
     "how far from the end (KL)": "divergence",
 }
 BEFORE = "one step before (none: below the 5 likeliest)"
+CELL, BESIDE_CELLS = 44, 230
+"""Width of a cell of the map that has room for a token, and what axis and colour bar take (pixels)."""
+WRITTEN = 32
+"""Positions up to which the map of 30 layers has tokens in its cells."""
 SITES = ["resid_pre", "resid_mid", "resid_post"]
 
 
 def page(chosen: Selection) -> None:
     """Layers by positions, one place of it, then the ranks of the tokens that were ever first."""
     st.header("What would each layer say next? (logit lens)")
-    columns = st.columns([3, 2, 2], vertical_alignment="bottom")
-    colour = COLOURS[columns[0].selectbox("Colour", list(COLOURS), key="lens_colour", bind="query-params")]
-    tuned = _tuned(chosen, columns[1])
-    changed = columns[2].toggle(
-        "What changed", key="lens_change", bind="query-params", disabled=not chosen.taken_out,
-        help="With heads taken out (in the sidebar): what each layer says otherwise than in the whole model.",
-    )  # fmt: skip
+    colour = COLOURS[st.selectbox("Colour", list(COLOURS), key="lens_colour", bind="query-params")]
+    with st.container(horizontal=True):
+        tuned = _tuned(chosen)
+        changed = st.toggle(
+            "What changed", key="lens_change", bind="query-params", disabled=not chosen.taken_out,
+            help="With heads taken out (in the sidebar): what each layer says otherwise than in the whole model.",
+        )  # fmt: skip
     asked = chosen.model_name, chosen.ids, chosen.taken_out, tuned
     readout = lens_readout(*asked)
     difference = lens_change(*asked) if changed and chosen.taken_out else None
@@ -38,8 +42,8 @@ def page(chosen: Selection) -> None:
     if kept[0]:
         st.caption(f"Shown are the last {LENS_POSITIONS} of {len(chosen.ids):,} tokens; all of them were read.")
     if difference is not None:
-        figure(lens_difference_heatmap(difference, theme=theme()), key="lens-change")
-    figure(lens_heatmap(readout, colour=colour, theme=theme()), key="lens")
+        figure(lens_difference_heatmap(difference, theme=theme()), key="lens-change", least_width=_width(len(kept)))
+    figure(lens_heatmap(readout, colour=colour, theme=theme()), key="lens", least_width=_width(len(kept)))
     position = max(chosen.query, kept[0])
     _position(chosen, readout, kept, position)
     keep(
@@ -57,9 +61,14 @@ def page(chosen: Selection) -> None:
     )  # fmt: skip
 
 
-def _tuned(chosen: Selection, column: st.delta_generator.DeltaGenerator) -> bool:
+def _width(n_positions: int) -> int:
+    """Pixels in which the tokens in the cells do not run into one another; where there are too many they have none."""
+    return BESIDE_CELLS + CELL * n_positions if n_positions <= WRITTEN else 0
+
+
+def _tuned(chosen: Selection) -> bool:
     found = tuned_lens(chosen.model_name)
-    return column.toggle(
+    return st.toggle(
         "Tuned lens", key="tuned", bind="query-params", disabled=found is None,
         help=found.verdict() if found else "None was fitted for this model yet. In Python, "
         "probe.load_tuned_lens(model) does that once, in minutes; then this can be switched on.",

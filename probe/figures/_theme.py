@@ -93,11 +93,11 @@ def themed(
 ) -> "plotly.graph_objects.Figure":
     """The figure with fonts, colours and margins of a theme. Titles are ours, so they may hold markup.
 
-    A long title is broken, and makes its own room; what sets its top margin later sees to that itself.
+    A long title is broken and makes its own room; who sets the top margin later sees to that itself.
     """
     title, *below = title.split("<br>", 1)
     lines = broken(title, TITLE_WIDTH)
-    text = "<br>".join([*lines, *below])
+    text, more = "<br>".join([*lines, *below]), TITLE_LINE * (len(lines) - 1)
     axis = {
         "gridcolor": theme.grid, "linecolor": theme.grid, "zeroline": False, "automargin": True,
         "title": {"standoff": 12}, "ticks": "",
@@ -105,8 +105,8 @@ def themed(
     }  # fmt: skip
     figure.update_layout(
         title={"text": text, "x": 0, "xref": "container", "pad": {"l": 16}, "font": {"size": 15}},
-        height=height,
-        margin={"l": 16, "r": 16, "t": 56 + TITLE_LINE * (len(lines) - 1), "b": 16},
+        height=height + more,
+        margin={"l": 16, "r": 16, "t": 56 + more, "b": 16},
         paper_bgcolor=theme.background,
         plot_bgcolor=theme.panel,
         font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 12, "color": theme.text},
@@ -121,6 +121,13 @@ def themed(
 def broken(text: str, width: int) -> list[str]:
     """The lines that a text is broken into. What was escaped or marked up counts with its signs, so a little early."""
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def legend_below(figure: "plotly.graph_objects.Figure") -> None:
+    """The legend under everything else: above, it would cover the title where the window is narrow."""
+    figure.update_layout(
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
+    )
 
 
 def colour_scale(colours: Sequence[str]) -> list[tuple[float, str]]:

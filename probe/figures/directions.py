@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from probe.errors import check_choice
 from probe.figures._marks import band, name_label, pair_label, panel, titled, with_gaps
-from probe.figures._theme import DASHES, Theme, ThemeName, find_theme, token_label
+from probe.figures._theme import DASHES, Theme, ThemeName, find_theme, legend_below, token_label
 from probe.methods.analogies import Measure
 from probe.methods.directions import Evaluation, Projections
 from probe.methods.layer_profile import LayerProfile
@@ -76,7 +76,7 @@ def projection_strip(evaluation: Evaluation, *, theme: ThemeName = "light") -> g
         f"AUROC {evaluation.auroc}, p = {evaluation.p:.4f}; {name_label(evaluation.how, longest=90)}",
         f"shaded: where both means are in {CONFIDENCE:.0%} of the ways to swap the words of pairs", height=380,
     )  # fmt: skip
-    figure.update_layout(legend={"orientation": "h", "y": 1.0, "x": 1, "xanchor": "right", "yanchor": "bottom"})
+    legend_below(figure)
     figure.update_xaxes(
         title_text="score along the direction, from the middle of the fitted pairs<br>(units of the vectors)",
         zeroline=True, zerolinecolor=look.muted, range=[-1.12 * reach, 1.12 * reach],
@@ -197,7 +197,7 @@ def pair_differences(evaluation: Evaluation, *, most: int = 40, theme: ThemeName
         height=130 + 18 * len(shown),
     )  # fmt: skip
     figure.update_xaxes(
-        title_text="positive minus negative word along the direction (units of the vectors)", zeroline=True,
+        title_text="positive minus negative word along the direction<br>(units of the vectors)", zeroline=True,
         zerolinecolor=look.muted,
     )  # fmt: skip
     figure.update_yaxes(
@@ -218,9 +218,8 @@ def _differences(evaluation: Evaluation) -> tuple[list[float], bool]:
 
 def _summed_up(values: list[float]) -> str:
     other = sum(value < 0 for value in values)
-    return (
-        f"{len(values)} more pairs, from {values[0]:+.2f} to {values[-1]:+.2f}, mean {sum(values) / len(values):+.2f}"
-        + (f"; pointing the other way: {other}" if other else "")
+    return f"{len(values)} more, {values[0]:+.2f} to {values[-1]:+.2f}, mean {sum(values) / len(values):+.2f}" + (
+        f"; pointing the other way: {other}" if other else ""
     )
 
 
@@ -287,7 +286,7 @@ def layer_profile_lines(profile: LayerProfile, *, theme: ThemeName = "light") ->
         f"bands: {CONFIDENCE:.0%} intervals over pairs; open markers: adjusted p above {SIGNIFICANT}",
         height=560,
     )  # fmt: skip
-    figure.update_layout(legend={"orientation": "h", "y": 1.0, "x": 1, "xanchor": "right", "yanchor": "bottom"})
+    legend_below(figure)
     figure.update_xaxes(showgrid=False, range=[-0.5, len(places) - 0.5])
     step = max(1, math.ceil(len(at) / 16))
     shown = [place for place in at if (places[place].layer or 0) % step == 0]

@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 
 from probe.errors import BadShape
-from probe.figures._theme import ThemeName, find_theme, themed, token_label
+from probe.figures._theme import ThemeName, find_theme, legend_below, themed, token_label
 from probe.methods.distribution import NextTokens
 
 
@@ -67,9 +67,8 @@ def next_token_change(before: NextTokens, after: NextTokens, *, theme: ThemeName
     title = f"What comes next, before and after (entropy {before.entropy:.2f} and {after.entropy:.2f} nats)"
     themed(figure, look, title=title, height=120 + 34 * len(order))
     most = max(float(before.probabilities.max()), float(after.probabilities.max()))
-    figure.update_layout(
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 1, "xanchor": "right"}, bargap=0.2
-    )
+    legend_below(figure)
+    figure.update_layout(bargap=0.2)
     figure.update_xaxes(title_text="probability", tickformat=".0%", range=[0.0, 1.15 * most])
     figure.update_yaxes(
         title_text="candidate token", tickmode="array", tickvals=places, showgrid=False,

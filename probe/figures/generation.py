@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from probe.errors import OutOfRange, check_index
-from probe.figures._theme import Theme, ThemeName, find_theme, themed, token_axis, token_label
+from probe.figures._theme import Theme, ThemeName, find_theme, legend_below, themed, token_axis, token_label
 from probe.generation import Generation, Step
 from probe.methods.surprise import TextScores
 from probe.sampling import LARGEST_TEMPERATURE
@@ -127,7 +127,7 @@ def surprise_bars(scored: Generation | TextScores, *, prompt: int = 0, theme: Th
         )
     )  # fmt: skip
     themed(figure, look, title="How surprising each token was (faint: it was the likeliest)", height=380)
-    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"})
+    legend_below(figure)
     figure.update_xaxes(token_axis(texts, title="token", tickangle=-60, range=[-0.6, len(texts) - 0.4]))
     figure.update_yaxes(title_text="nats", rangemode="tozero")
     return figure

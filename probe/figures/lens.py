@@ -15,6 +15,7 @@ from probe.figures._theme import (
     colour_scale,
     coloured_texts,
     find_theme,
+    legend_below,
     themed,
     token_axis,
     token_label,
@@ -110,7 +111,7 @@ def lens_lines(
         )
     _shade(figure, readout.worse_than_uniform[:, prompt, column].tolist(), look)
     themed(figure, look, title=f"How the candidates climb, {_lens(readout)}", height=420)
-    figure.update_layout(legend={"orientation": "h", "y": 1.02, "x": 1, "xanchor": "right", "yanchor": "bottom"})
+    legend_below(figure)
     figure.update_xaxes(_place_axis(readout.places))
     decades = [10**power for power in range(math.ceil(math.log10(readout.d_vocab)) + 1)]
     figure.update_yaxes(

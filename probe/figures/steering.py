@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.figures._marks import band, name_label, panel, titled, with_gaps
-from probe.figures._theme import DASHES, ThemeName, find_theme, token_label
+from probe.figures._theme import DASHES, ThemeName, find_theme, legend_below, token_label
 from probe.methods.steering import DoseCurve, ErasureTest
 from probe.statistics import CONFIDENCE
 
@@ -63,7 +63,7 @@ def dose_curve_lines(curve: DoseCurve, *, theme: ThemeName = "light") -> go.Figu
         f"added at {curve.site}, {_WHERE[curve.positions]}; band: {CONFIDENCE:.0%} over {len(curve.prompts)} prompts",
         f"at dose {at:+g}, the nearest to one gap: {curve.effect(at)} logits, p = {curve.p(at):.4f}", height=600,
     )  # fmt: skip
-    figure.update_layout(legend={"orientation": "h", "y": 1.0, "x": 1, "xanchor": "right", "yanchor": "bottom"})
+    legend_below(figure)
     ends = [*doses, curve.gap, 0.0]
     margin = 0.05 * (max(ends) - min(ends))
     figure.update_xaxes(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probe.errors import BadShape, OutOfRange, UnknownName
 from probe.figures._marks import label_places, name_label, pair_label, titled
-from probe.figures._theme import Theme, ThemeName, find_theme, token_label
+from probe.figures._theme import Theme, ThemeName, find_theme, legend_below, token_label
 from probe.geometry import cosine, principal_direction, unit, without
 from probe.methods.directions import Direction, Source
 
@@ -66,7 +66,7 @@ def pair_arrows(direction: Direction, words: Sequence[str] | None = None, *, the
     n_other = sum(head[0] <= tail[0] for tail, head in zip(tails, heads, strict=True))
     below = f"{direction.estimator} of {len(pairs)} pair{'s' if len(pairs) > 1 else ''}; the other way: {n_other}"
     titled(figure, look, f"{name_label(direction.name)} in {name_label(direction.source.name)}", below, height=560)
-    figure.update_layout(legend={"orientation": "h", "y": 1.0, "x": 1, "xanchor": "right", "yanchor": "bottom"})
+    legend_below(figure)
     figure.update_xaxes(title_text=f"along {name_label(direction.name)} (units of the vectors)")
     figure.update_yaxes(title_text=upward)
     return figure

@@ -288,7 +288,7 @@ def test_what_is_not_shown_is_summed_up(validated):
     ranked = sorted(validated.left_out.tolist(), reverse=True)
     assert list(figure.data[0].x) == [*ranked[:6], None, *ranked[-5:]]
     hidden = ranked[6:-5]
-    expected = f"{N - 11} more pairs, from {hidden[0]:+.2f} to {hidden[-1]:+.2f}, mean {sum(hidden) / len(hidden):+.2f}"
+    expected = f"{N - 11} more, {hidden[0]:+.2f} to {hidden[-1]:+.2f}, mean {sum(hidden) / len(hidden):+.2f}"
     assert figure.layout.annotations[0].text.startswith(expected)
     assert len(pair_differences(validated).data[0].x) == 41  # 40 and the line that sums up
 
