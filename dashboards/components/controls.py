@@ -4,7 +4,7 @@ Ordinary widgets, kept in the URL. A link with these parameters opens the same v
 does not have falls back to the default. Components write to the widgets' state in callbacks, never beside it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -126,9 +126,14 @@ def set_head(layer: int, head: int) -> None:
 
 def switch_head(layer: int, head: int) -> None:
     """For callbacks: take a head out, or put it back."""
-    taken_out = list(st.session_state.get("taken_out", []))
-    name = part_name((layer, head))
-    st.session_state["taken_out"] = [one for one in taken_out if one != name] + [name] * (name not in taken_out)
+    switch_parts([(layer, head)])
+
+
+def switch_parts(parts: Sequence[tuple[int, int | None]]) -> None:
+    """For callbacks: take heads and MLPs out together, or put them back where all of them are out."""
+    taken_out, names = list(st.session_state.get("taken_out", [])), [part_name(part) for part in parts]
+    rest = [name for name in taken_out if name not in names]
+    st.session_state["taken_out"] = rest if set(names) <= set(taken_out) else [*rest, *names]
 
 
 def set_place(place: int, second: bool) -> None:

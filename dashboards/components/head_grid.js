@@ -19,7 +19,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   let at = 0, hovered = null, places = [];
 
   function layout() {
-    const beside = root.clientWidth > 2 * PREVIEW;  // narrower: the preview stands below
+    const beside = root.clientWidth > 2 * PREVIEW;
+    root.classList.toggle("narrow", !beside);
     const width = Math.max(200, root.clientWidth - (beside ? PREVIEW + 28 : 4));
     const sorted = shown.order;
     const order = grid.pictures.map((_, number) => number);

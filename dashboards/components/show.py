@@ -18,15 +18,31 @@ def theme() -> ThemeName:
     return "dark" if st.context.theme.type == "dark" else "light"
 
 
-def figure(drawn: go.Figure, *, key: str, least_width: int = 0) -> None:
+def figure(
+    drawn: go.Figure, *, key: str, least_width: int = 0, on_pick: Callable[[str], None] | None = None
+) -> None:  # fmt: skip
     """A figure with a button to save it; drawn by the browser, from plotly's own file on this server.
 
-    `least_width` (pixels): in a narrower window it scrolls.
+    `least_width` (pixels): in a narrower window it scrolls. `on_pick` is called, before the page runs again, with what
+    a bar or point that was clicked has as its customdata.
     """
     if least_width:
         st.html(f"<style>.st-key-{key} {{overflow-x: auto}} .st-key-{key} > div {{min-width: {least_width}px}}</style>")
     image = {"format": st.session_state.get("image", FORMATS[0]).lower(), "filename": key, "scale": 2}
-    st.plotly_chart(drawn, theme=None, key=key, config={"toImageButtonOptions": image, "displaylogo": False})
+    config = {"toImageButtonOptions": image, "displaylogo": False}
+    if on_pick is None:
+        st.plotly_chart(drawn, theme=None, key=key, config=config)
+        return
+    number = st.session_state.setdefault(f"{key}-picks", 0)
+    drawn_as = f"{key}-{number}"  # another one after each click, so that nothing stays selected and greys out the rest
+
+    def picked() -> None:
+        points = st.session_state[drawn_as].selection.points
+        if points:
+            st.session_state[f"{key}-picks"] = number + 1
+            on_pick(points[0]["customdata"])
+
+    st.plotly_chart(drawn, theme=None, key=drawn_as, config=config, on_select=picked, selection_mode="points")
 
 
 FORMATS = ("PNG", "SVG")

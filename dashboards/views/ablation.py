@@ -2,7 +2,7 @@
 
 import pandas
 import streamlit as st
-from components.controls import Selection, part_name, set_head, switch_head
+from components.controls import Selection, part_name, set_head, switch_head, switch_parts
 from components.head_grid import Overlay, head_grid
 from components.show import figure, keep, shown, theme
 from state import (
@@ -23,6 +23,7 @@ from probe.errors import BadPrompt
 from probe.figures.ablation import ablation_bars, ablation_map, prompt_effects, total_against_direct
 from probe.figures.distribution import next_token_bars, next_token_change
 from probe.methods._replacement import VALUES
+from probe.methods._units import Unit
 from probe.methods.distribution import same_next_tokens
 from probe.prompts import str_tokens, token_id
 from probe.tokens import show_token
@@ -75,9 +76,7 @@ def _before_and_after(chosen: Selection, target: int, against: int) -> None:
     said = [float(recording["logits"][0, -1, target] - recording["logits"][0, -1, against]) for recording in recordings]
     text = f"{names[0]} stands {said[0]:+.2f} logits above {names[1]}"
     if not chosen.taken_out:
-        st.markdown(
-            f"{text}. Nothing is taken out yet: choose heads and MLPs in the sidebar, or shift+click heads in the grid."
-        )
+        st.markdown(f"{text}. Nothing is taken out yet: choose heads and MLPs in the sidebar, or click them below.")
         return
     st.markdown(f"{text} in the whole model, and {said[1]:+.2f} without {', '.join(map(part_name, chosen.taken_out))}.")
 
@@ -157,7 +156,11 @@ def _show(chosen: Selection, question: Question, sweep: probe.AblationSweep) -> 
         )  # fmt: skip
     if question.task is not None or question.units != "heads" or not whole:  # the grid shows no noise
         figure(ablation_map(sweep, theme=theme()), key="ablation-map")
-    figure(ablation_bars(sweep, theme=theme()), key="ablation-bars")
+    st.caption("Click a bar to take that part out of every page, and again to put it back.")
+    figure(
+        ablation_bars(sweep, theme=theme()), key="ablation-bars",
+        on_pick=lambda name: switch_parts(_parts(chosen, next(unit for unit in sweep.units if unit.name == name))),
+    )  # fmt: skip
     figure(total_against_direct(sweep, theme=theme()), key="total-direct")
     names = [unit.name for unit in sweep.units]
     unit = f"{chosen.layer}.{chosen.head}" if question.units == "heads" else f"{question.units[:-1]} {chosen.layer}"
@@ -175,6 +178,16 @@ def _show(chosen: Selection, question: Question, sweep: probe.AblationSweep) -> 
             lambda theme: total_against_direct(sweep, theme=theme),
         ],
     )  # fmt: skip
+
+
+def _parts(chosen: Selection, unit: Unit) -> list[tuple[int, int | None]]:
+    """The heads and MLPs of a unit."""
+    heads = range(chosen.model.config.n_heads)
+    return [
+        (part.layer, head)
+        for part in unit.parts
+        for head in ({"z": [part.index], "mlp_out": [None]}.get(part.site) or heads)
+    ]
 
 
 def _together(chosen: Selection, question: Question) -> None:

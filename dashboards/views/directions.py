@@ -64,6 +64,8 @@ LONGEST = 600
 """Characters of a list of words: near spellings of each that is missing are looked for, in 0.1 s."""
 AT_ONCE = 5.0
 """Seconds: what is expected to take less is begun without being asked."""
+LEAST = 640
+"""Width in which the words of a picture keep apart (pixels)."""
 STEERED, LISTED = 24, 10
 """New tokens of a steered text; tokens of each distribution."""
 
@@ -236,7 +238,7 @@ def _differences(asked: Asked) -> None:
     """An arrow for each pair."""
     found = asked.direction
     _name_missing(found.pairs.dropped)
-    figure(pair_arrows(found, theme=theme()), key="arrows")
+    figure(pair_arrows(found, theme=theme()), key="arrows", least_width=LEAST)
     keep(
         found, asked.code(*asked.fit, "print(direction.to_dataframe().to_string())"), name="differences",
         heading="Every pair’s difference",
@@ -380,7 +382,7 @@ def _slice(asked: Asked, others: list[tuple[str, str]], draw: Callable[..., Any]
         tuple(axis.project(words, source=axes[0].source) for axis in axes),
         {**axes[0].manifest, "words": words, "axes": [dict(axis.manifest["method_arguments"]) for axis in axes]},
     )
-    figure(draw(axes, words, theme()), key="slice")
+    figure(draw(axes, words, theme()), key="slice", least_width=LEAST)
     angles = ", ".join(
         f"{shown(first.name)} and {shown(second.name)} {float(cosine(first.vector, second.vector)):+.3f}"
         for place, first in enumerate(axes) for second in axes[place + 1 :]

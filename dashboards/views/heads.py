@@ -289,7 +289,7 @@ def _alike(chosen: Selection, recording: probe.Recording) -> None:
         st.info(f"Patterns of all heads are compared on texts of 3 to {ALL_LAYERS} tokens.")
         return
     found = probe.similar_heads(recording, chosen.layer, chosen.head)
-    st.dataframe(found.to_dataframe().head(20), hide_index=True)
+    st.dataframe(pandas.DataFrame(found.top(20), columns=["layer", "head", "cosine"]), hide_index=True)
     st.caption("Cosine between the patterns on this text, the first token left out: 1 is the same pattern.")
 
 

@@ -11,7 +11,7 @@ from probe.statistics import Estimate
 
 Spot = tuple[float, float, float, float]
 """Left, bottom, right, top (pixels)."""
-_SMALL_WIDTH = 74
+_SMALL_WIDTH = 70
 """Characters of a smaller line that fit where `TITLE_WIDTH` of the title do."""
 _LETTER, _LINE, _AWAY = 6.8, 15.0, 5.0
 """About the size of a letter at font size 11, and how far a label stands from its point (pixels)."""

@@ -71,7 +71,7 @@ def ablation_bars(sweep: AblationSweep, *, n: int = 15, theme: ThemeName = "ligh
     ]
     figure = go.Figure(
         go.Bar(
-            x=values, y=list(range(len(names))), orientation="h",
+            x=values, y=list(range(len(names))), orientation="h", customdata=names,
             marker={
                 "color": [look.raises if value >= 0 else look.lowers for value in values],
                 "pattern": {"shape": [HATCH if one else "" for one in noise], "fgcolor": look.panel, "size": 6},

@@ -78,7 +78,7 @@ def projection_strip(evaluation: Evaluation, *, theme: ThemeName = "light") -> g
     )  # fmt: skip
     legend_below(figure)
     figure.update_xaxes(
-        title_text="score along the direction, from the middle of the fitted pairs<br>(units of the vectors)",
+        title_text="score along the direction, from the<br>middle of the fitted pairs (units of the vectors)",
         zeroline=True, zerolinecolor=look.muted, range=[-1.12 * reach, 1.12 * reach],
     )  # fmt: skip
     figure.update_yaxes(
@@ -197,7 +197,7 @@ def pair_differences(evaluation: Evaluation, *, most: int = 40, theme: ThemeName
         height=130 + 18 * len(shown),
     )  # fmt: skip
     figure.update_xaxes(
-        title_text="positive minus negative word along the direction<br>(units of the vectors)", zeroline=True,
+        title_text="positive minus negative word<br>along the direction (units of the vectors)", zeroline=True,
         zerolinecolor=look.muted,
     )  # fmt: skip
     figure.update_yaxes(

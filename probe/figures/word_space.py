@@ -174,8 +174,8 @@ def word_space_3d(
         if len(axes) != 3 or not names:
             raise OutOfRange(f"{len(axes)} axes, {len(names)} words: expected 3 and at least 1")
         points = torch.stack([axis.project(names, source=words).along for axis in axes], dim=-1)
-        titles = [f"{name_label(axis.name, longest=24)} (units of the vectors)" for axis in axes]
-        title = f"{len(names)} words along three directions"
+        titles = [name_label(axis.name, longest=24) for axis in axes]
+        title = f"{len(names)} words along three directions (units of the vectors)"
     x, y, z = points.T.tolist()
     figure = go.Figure(
         go.Scatter3d(

@@ -157,3 +157,15 @@ def test_a_long_sweep_can_be_stopped_and_goes_on(tab, address):
     page.locator(".st-key-stop button").click()
     page.get_by_text("Stopped:").wait_for(timeout=60_000)
     assert page.get_by_role("button", name="Go on").count() == 1
+
+
+def test_a_bar_that_is_clicked_is_taken_out_and_with_another_click_put_back(tab, address):
+    page = tab.open(f"{address}/ablation?units=MLPs", wait="text=Copy as Python")
+    for clicks, out in enumerate((True, False)):
+        bars = page.locator(f".st-key-ablation-bars-{clicks}")  # drawn anew after each click
+        name = bars.locator(".ytick text").first.inner_html()
+        page.mouse.move(0, 0)  # plotly learns what is under the pointer when it moves
+        bars.locator(".bars .point path").first.click(force=True)  # a transparent layer above passes it on
+        said = page.get_by_text(f"Without L{name.removeprefix('MLP ')} MLP: every number")
+        said.wait_for(state="attached" if out else "detached")
+        expect(page).to_have_url(re.compile("^[^=]*units=MLPs" + ("&taken_out=L" if out else "$")), timeout=60_000)

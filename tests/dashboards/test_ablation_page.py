@@ -101,6 +101,27 @@ def test_two_parts_together_are_shown_beside_their_sum(second, open_page, tiny_f
     assert effects[0] == pytest.approx(table["0.1"], abs=1e-6)
 
 
+def test_a_unit_of_a_sweep_is_switched_with_all_its_parts(tiny_folder, monkeypatch):
+    from types import SimpleNamespace
+
+    from components import controls
+    from views import ablation
+
+    monkeypatch.setattr(controls.st, "session_state", state := {"taken_out": ["L0H1", "L2H3"]})
+    chosen = SimpleNamespace(model=probe.load_model(tiny_folder))
+    sweep = probe.ablation_sweep(
+        chosen.model, PROMPT, metric=probe.logit_difference([" one"], [" two"]), units=["0.1", "MLP 0", "layer 0"],
+        value="zero", progress=False,
+    )  # fmt: skip
+    parts = [ablation._parts(chosen, unit) for unit in sweep.units]
+    heads = [(0, head) for head in range(4)]
+    assert parts == [[(0, 1)], [(0, None)], [*heads, (0, None)]]
+    controls.switch_parts(parts[2])
+    assert sorted(state["taken_out"]) == ["L0 MLP", "L0H0", "L0H1", "L0H2", "L0H3", "L2H3"]
+    controls.switch_parts(parts[2])
+    assert state["taken_out"] == ["L2H3"]
+
+
 def test_a_wrong_token_is_said_and_the_page_is_usable(open_page):
     app = open_page("ablation", prompt=PROMPT)
     app.text_input(key="token_0").set_value("not one token at all").run()

@@ -91,6 +91,8 @@ def test_more_of_a_head_is_the_librarys(open_page, tiny_folder):
         assert not app.error
     table = open_page("heads", more="query · key, number by number", **where).dataframe[1].value
     turned = probe.record(model, "one two three four", document_start=True)
+    alike = open_page("heads", more="heads alike", **where).dataframe[1].value
+    assert [tuple(row) for row in alike.itertuples(index=False)] == probe.similar_heads(turned, 1, 2).top(20)
     pair = probe.read_pair(turned, 1, 2, 3, 1)
     assert sorted(table.term) == pytest.approx(sorted(pair.terms.tolist()), abs=1e-6)
     assert sum(table.term) == pytest.approx(pair.score, abs=1e-5)
