@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from components.controls import Selection, set_head, set_place, switch_head
 from components.head_grid import Overlay, head_grid
-from components.show import figure, keep, shown, theme
+from components.show import figure, keep, show_so_far, shown, theme
 from components.token_strip import token_strip
 from state import (
     ALL_LAYERS,
@@ -90,6 +90,7 @@ def page(chosen: Selection) -> None:
         found, chosen.layer, chosen.head, taken_out=chosen.taken_out, overlay=values, least=least,
         order=order if sort == "what is shown" else found.scores.get(sort), on_pick=set_head, on_switch=switch_head,
     )  # fmt: skip
+    show_so_far()
     st.subheader(f"Layer {chosen.layer}, head {chosen.head}")
     if len(chosen.ids) > ONE_HEAD:
         st.info(f"A single head is shown in full up to {ONE_HEAD} tokens; this text has {len(chosen.ids):,}.")

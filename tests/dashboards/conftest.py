@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from components import show
 from views import PAGES
 
 import probe
@@ -35,6 +36,7 @@ def open_page(tiny_folder, monkeypatch):
     from streamlit.util import calc_hash
 
     monkeypatch.setenv(MODELS, str(tiny_folder))
+    monkeypatch.setattr(show, "AHEAD", 0.0)  # there is no browser to wait for
 
     def opened(page: str, **parameters: str):
         app = AppTest.from_file(str(APP), default_timeout=120)

@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import state
@@ -96,6 +97,18 @@ def test_more_of_a_head_is_the_librarys(open_page, tiny_folder):
     pair = probe.read_pair(turned, 1, 2, 3, 1)
     assert sorted(table.term) == pytest.approx(sorted(pair.terms.tolist()), abs=1e-6)
     assert sum(table.term) == pytest.approx(pair.score, abs=1e-5)
+
+
+def test_only_the_first_figure_of_a_session_waits_for_what_stands_above_it(open_page, monkeypatch):
+    from components import show
+
+    waited: list[float] = []
+    monkeypatch.setattr(show, "time", SimpleNamespace(sleep=waited.append))
+    app = open_page("heads")
+    right(app)
+    assert waited == [show.AHEAD]
+    right(app.run())
+    assert waited == [show.AHEAD]
 
 
 def test_a_visitor_cannot_name_a_path(open_page, tmp_path):
