@@ -440,10 +440,13 @@ def direction(space: Space, pairs: probe.WordPairs) -> probe.Direction:
 
 
 @st.cache_resource(max_entries=16, show_spinner="Testing the direction on words that it was not fitted on")
-def evaluation(space: Space, pairs: probe.WordPairs) -> probe.Evaluation:
-    """What the direction is worth: on the held-out half of a list; the reader's own pairs are cross-validated."""
+def evaluation(space: Space, pairs: probe.WordPairs, twin: bool = False) -> probe.Evaluation:
+    """What the direction is worth: on the held-out half of a list; the reader's own pairs are cross-validated.
+
+    `twin`: in the model's untrained twin too.
+    """
     return probe.evaluate_direction(
-        direction(space, pairs), pairs if pairs.held_out else None, twin=False, on_missing="drop", progress=False
+        direction(space, pairs), pairs if pairs.held_out else None, twin=twin, on_missing="drop", progress=False
     )
 
 
@@ -520,6 +523,41 @@ def steered(push: Push, ids: tuple[int, ...], taken_out: TakenOut, n: int) -> Ge
         model, list(ids), max_tokens=n, temperature=0, seed=0,
         interventions=[*edits(taken_out, n_run), *push.edits(n_run)],
     ).run()  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A question to `probe.dose_curve`: does a direction move one next token above another, after these texts?"""
+
+    space: Space
+    """A stream: its model and layer."""
+    pairs: probe.WordPairs
+    prompts: tuple[str, ...]
+    target: str
+    against: str
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def dose(effect: Effect, size: float) -> probe.DoseCurve:
+    """The answer for one dose, in norms of the stream."""
+    return probe.dose_curve(
+        load_model(effect.space.name), direction(effect.space, effect.pairs), effect.prompts, target=effect.target,
+        against=effect.against, doses=[size], document_start=effect.space.document_start, progress=False,
+    )  # fmt: skip
+
+
+def join_doses(parts: Sequence[probe.DoseCurve]) -> probe.DoseCurve:
+    """One curve over the doses of all parts, in their order."""
+    first, doses = parts[0], tuple(one for part in parts for one in part.doses)
+    return dataclasses.replace(
+        first, doses=doses, effects=torch.cat([part.effects for part in parts]),
+        random_effects=torch.cat([part.random_effects for part in parts], dim=1),
+        damage=torch.cat([part.damage for part in parts]),
+        random_damage=torch.cat([part.random_damage for part in parts], dim=1),
+        manifest={
+            **first.manifest, "method_arguments": {**first.manifest["method_arguments"], "doses": list(doses)}
+        },
+    )  # fmt: skip
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
