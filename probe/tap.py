@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from probe.errors import BadIntervention, NumbersBroke
-from probe.gpt import NO_TAP, Tap
 from probe.interventions import contains_infinity, contains_nan
 from probe.reduction import reduce_value
 from probe.request import Request
 from probe.selection import Selection
 from probe.sites import site_dims
+from probe.tap_protocol import NO_TAP, Tap
 
 
 class RecordingTap:

@@ -7,8 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import probe
 from probe.flop_count import ACTIVATION_FLOPS, SOFTMAX_FLOPS, count_pass
-from probe.gpt import NoTap
 from probe.rotary import rotary_turn
+from probe.tap_protocol import NoTap
 from probe.weight_count import GPT3, count_weights
 from tests.tiny import CONFIGS
 

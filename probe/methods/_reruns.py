@@ -13,12 +13,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probe.gpt import GPT, Resid, Seen, Tap, affine
+from probe.attention import Seen
+from probe.gpt import GPT
+from probe.linear import affine
 from probe.metrics import Measure
 from probe.prompts import PromptBatch
 from probe.recording import record
 from probe.rotary import rotary_turn
 from probe.sites import describe_site
+from probe.tap_protocol import Resid, Tap
 
 Table = Callable[[int, str], Tensor]
 """(layer, site) -> the new values, with the dims of the site: "batch" counts sources; one position stands for all."""

@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from probe.config import GPTConfig
 from probe.errors import OutOfRange, check_choice
-from probe.gpt import GPT, at_least_float32
+from probe.gpt import GPT
 from probe.methods._inputs import check_not_reduced
+from probe.norms import at_least_float32
 from probe.recording import PADDING, Recording
 from probe.sites import describe_site, full_name
 

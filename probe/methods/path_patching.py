@@ -19,7 +19,8 @@ from torch import Tensor
 
 from probe.config import GPTConfig
 from probe.errors import OutOfRange, UnknownName, as_integer, check_choice, check_index
-from probe.gpt import GPT, Resid, affine
+from probe.gpt import GPT
+from probe.linear import affine
 from probe.methods._asked import has_several
 from probe.methods._patches import LEAST_SHARE, Direction, read_pairs, run_patches
 from probe.methods._reruns import CleanRun, Part, Row, Table
@@ -30,6 +31,7 @@ from probe.prompts import Prompts
 from probe.provenance import provenance
 from probe.results import Result
 from probe.statistics import GridEvidence, Groups, grid_evidence
+from probe.tap_protocol import Resid
 from probe.tasks import Task
 
 if TYPE_CHECKING:

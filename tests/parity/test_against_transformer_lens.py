@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, GPT2Config, LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen2Config
 
-from probe.gpt import visible_keys
+from probe.attention import visible_keys
 from probe.sites import site_names, site_shape, split_name
 from probe.weights.huggingface import load_folder
 
