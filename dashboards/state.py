@@ -37,6 +37,7 @@ from probe.methods.tuned_lens import find_tuned_lens
 from probe.plan import flops_per_second
 from probe.prompts import str_tokens, token_id
 from probe.recording import Recording
+from probe.sites import residual_sites
 
 sys.path.append(str(find_folder("analyses")))
 import introduction
@@ -330,8 +331,9 @@ def lens_change(name: str, ids: tuple[int, ...], taken_out: TakenOut, tuned: boo
 
 
 def _streams(name: str, ids: tuple[int, ...], taken_out: TakenOut) -> Recording:
+    model = load_model(name)
     return probe.record(
-        load_model(name), [list(ids)], sites=["resid_pre", "resid_mid", "resid_post"],
+        model, [list(ids)], sites=residual_sites(model.config),
         positions=lens_positions(len(ids)), interventions=edits(taken_out, len(ids)),
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """GPTConfig: the shape of a GPT, and the choices that tell one family from another.
 
-A family (GPT-2, Llama, Mistral, Qwen 2) is a set of values here; `gpt.py` has no word for it.
+A family (GPT-2, GPT-NeoX, Llama, Mistral, Qwen 2) is a set of values here; `gpt.py` has no word for it.
 """
 
 import dataclasses
@@ -89,6 +89,8 @@ class GPTConfig:
     norm_eps: float = 1e-5
     positions: Positions = "learned"
     rotary_theta: float = 10_000.0
+    rotary_dim: int | None = None
+    """How many dimensions of each head turn with position, the first ones. None: all of them."""
     rotary_scaling: RotaryScaling | None = None
     activation: Activation = "gelu_tanh"
     gated_mlp: bool = False
@@ -96,6 +98,8 @@ class GPTConfig:
     qkv_bias: bool = True
     attn_out_bias: bool = True
     mlp_bias: bool = True
+    parallel: bool = False
+    """Attention and MLP of a layer read the same stream, and both are added to it: there is no resid_mid."""
     tied_embeddings: bool = True
     """W_U is W_E transposed, one parameter."""
     attn_scale: float | None = None
@@ -119,8 +123,9 @@ class GPTConfig:
             raise BadShape(f"{self.n_heads} query heads do not divide into {self.kv_heads} key heads")
         if self.positions == "rotary" and self.d_head % 2:
             raise BadShape(f"d_head {self.d_head}: rotary positions turn pairs of dimensions, so it must be even")
-        if self.positions == "learned" and self.rotary_scaling is not None:
-            raise UnsupportedModel("rotary_scaling was given, but positions are learned")
+        for name in ("rotary_scaling", "rotary_dim"):
+            if self.positions == "learned" and getattr(self, name) is not None:
+                raise UnsupportedModel(f"{name} was given, but positions are learned")
         if self.positions == "rotary":
             self._check_rotary()
         if self.windows is not None and len(self.windows) != self.n_layers:
@@ -132,15 +137,20 @@ class GPTConfig:
             raise OutOfRange(f"norm_eps {self.norm_eps!r}: expected a finite number of at least 0")
 
     def _check_rotary(self) -> None:
+        if self.turned not in range(2, self.d_head + 1, 2):
+            raise BadShape(
+                f"rotary_dim {self.rotary_dim!r}: pairs of dimensions turn, expected an even number of at most "
+                f"d_head = {self.d_head}"
+            )
         if not 0 < self.rotary_theta < math.inf:
             raise OutOfRange(f"rotary_theta {self.rotary_theta!r}: expected a finite number above 0")
         scaling = self.rotary_scaling
-        if scaling is not None and scaling.kind == "dynamic" and self.d_head == 2:
+        if scaling is not None and scaling.kind == "dynamic" and self.turned == 2:
             raise BadShape("d_head 2: rotary scaling 'dynamic' needs at least two pairs of dimensions")
         for name in ("short_factor", "long_factor") if scaling is not None and scaling.kind == "longrope" else ():
             factors = getattr(scaling, name)
-            if len(factors) != self.d_head // 2:
-                raise BadShape(f"{name} has {len(factors)} entries, expected one for each of {self.d_head // 2} pairs")
+            if len(factors) != self.turned // 2:
+                raise BadShape(f"{name} has {len(factors)} entries, expected one for each of {self.turned // 2} pairs")
 
     @property
     def kv_heads(self) -> int:
@@ -152,6 +162,11 @@ class GPTConfig:
     def heads_per_group(self) -> int:
         """Query heads that share one key and value head."""
         return self.n_heads // self.kv_heads
+
+    @property
+    def turned(self) -> int:
+        """Dimensions of each head that rotary positions turn: rotary_dim, never None."""
+        return self.d_head if self.rotary_dim is None else self.rotary_dim
 
     def scale_of_layer(self, layer: int) -> float:
         """The factor on query . key in this layer."""

@@ -79,7 +79,7 @@ def _one_by_one(config: GPTConfig, weights: WeightCount, n: int) -> dict[str, in
     """What is no product of matrices."""
     n_layers, d_model = config.n_layers, config.d_model
     learned = d_model if config.positions == "learned" else 0
-    turned = 0 if learned else 3 * n_layers * (config.n_heads + config.kv_heads) * config.d_head
+    turned = 0 if learned else 3 * n_layers * (config.n_heads + config.kv_heads) * config.turned
     return {
         "positions": n * (learned + turned),
         "norms": n * NORM_FLOPS[config.norm] * (2 * n_layers + 1) * d_model,

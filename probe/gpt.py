@@ -74,13 +74,27 @@ class Block(nn.Module):
     ) -> Resid:
         """The first half of a layer: tokens talk."""
         resid = tap("hook_resid_pre", resid)
-        attn_out = self.attn(self.ln1(resid, tap.scope("ln1")), tap.scope("attn"), turn, cache)
-        return tap("hook_resid_mid", resid + tap("hook_attn_out", attn_out))
+        return tap("hook_resid_mid", resid + self.attn_out(resid, tap, turn, cache))
 
     def add_mlp(self, resid: Resid, tap: Tap = NO_TAP) -> Resid:
         """The second half: each token by itself."""
-        mlp_out = self.mlp(self.ln2(resid, tap.scope("ln2")), tap.scope("mlp"))
-        return tap("hook_resid_post", resid + tap("hook_mlp_out", mlp_out))
+        return tap("hook_resid_post", resid + self.mlp_out(resid, tap))
+
+    def attn_out(self, resid: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
+        """What attention adds to the stream that it reads."""
+        return tap("hook_attn_out", self.attn(self.ln1(resid, tap.scope("ln1")), tap.scope("attn"), turn, cache))
+
+    def mlp_out(self, resid: Resid, tap: Tap = NO_TAP) -> Resid:
+        """What the MLP adds to the stream that it reads."""
+        return tap("hook_mlp_out", self.mlp(self.ln2(resid, tap.scope("ln2")), tap.scope("mlp")))
+
+
+class ParallelBlock(Block):
+    """A layer whose attention and MLP read the same stream, neither seeing what the other adds."""
+
+    def forward(self, resid: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
+        resid = tap("hook_resid_pre", resid)
+        return tap("hook_resid_post", resid + self.attn_out(resid, tap, turn, cache) + self.mlp_out(resid, tap))
 
 
 class Embedding(nn.Module):
@@ -121,7 +135,9 @@ class GPT(NamedWeights, nn.Module):
         self.name = name
         """What results call this model."""
         self.embed = Embedding(config)
-        self.blocks: Sequence[Block] = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))  # type: ignore[assignment]
+        self.blocks: Sequence[Block] = nn.ModuleList(
+            (ParallelBlock if config.parallel else Block)(config, layer) for layer in range(config.n_layers)
+        )  # type: ignore[assignment]
         self.ln_final = NORMS[config.norm](config)
         self.unembed = Unembedding(config)
         if not self.W_E.is_meta:  # shapes alone: nothing to draw, and drawing would import torch's symbolic half (2 s)

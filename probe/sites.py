@@ -48,6 +48,18 @@ def _gated(config: GPTConfig) -> bool:
     return config.gated_mlp
 
 
+def _sequential(config: GPTConfig) -> bool:
+    return not config.parallel
+
+
+_WHY_ABSENT: dict[Callable[[GPTConfig], bool], str] = {
+    _rotary: "its positions are learned, not rotary",
+    _learned: "its positions are rotary, so no position has a vector of its own",
+    _gated: "its MLP has no gate",
+    _sequential: "its attention and MLP read the same stream, resid_pre, and nothing lies between them",
+}
+
+
 BEFORE_BLOCKS = (
     Site("embed", "hook_embed", _RESID, "each token's own vector, a row of W_E"),
     Site("pos_embed", "hook_pos_embed", _RESID, "each position's own vector, a row of W_pos", _learned),
@@ -65,7 +77,7 @@ IN_BLOCK = (
     Site("pattern", "attn.hook_pattern", _PAIRS, "attention: softmax of the scores over the keys that a query sees"),
     Site("z", "attn.hook_z", _QUERY, "values mixed by the pattern, before the output projection"),
     Site("attn_out", "hook_attn_out", _RESID, "what attention adds to the residual stream"),
-    Site("resid_mid", "hook_resid_mid", _RESID, "residual stream between attention and MLP"),
+    Site("resid_mid", "hook_resid_mid", _RESID, "residual stream between attention and MLP", _sequential),
     Site("ln2.scale", "ln2.hook_scale", _SCALE, "what the norm before the MLP divides by"),
     Site("ln2.normalized", "ln2.hook_normalized", _RESID, "residual stream normalised, before the norm's gain"),
     Site("pre", "mlp.hook_pre", _MLP, "neurons before the activation (of a gated MLP: the gate)"),
@@ -80,6 +92,15 @@ AFTER_BLOCKS = (
 )
 _SHORT = {site.short: site for site in (*BEFORE_BLOCKS, *IN_BLOCK, *AFTER_BLOCKS)}
 _SUFFIX = {site.suffix: site for site in (*BEFORE_BLOCKS, *IN_BLOCK, *AFTER_BLOCKS)}
+
+
+RESIDUAL = ("resid_pre", "resid_mid", "resid_post")
+"""Where the residual stream is seen in a layer."""
+
+
+def residual_sites(config: GPTConfig) -> list[str]:
+    """Those of them that this model has: no resid_mid where attention and MLP work in parallel."""
+    return [site for site in RESIDUAL if _SHORT[site].exists(config)]
 
 
 def site_names(config: GPTConfig) -> tuple[str, ...]:
@@ -198,18 +219,10 @@ def _names_of(config: GPTConfig, site: str, layers: Sequence[int] | None, everyt
         check_layers(config, [layer])
     kind = _SHORT.get(site) or _SUFFIX.get(suffix)
     if kind is not None and not kind.exists(config):
-        raise UnknownName(f"site {site!r} does not exist in this model: {_why_absent(kind)}")
+        raise UnknownName(f"site {site!r} does not exist in this model: {_WHY_ABSENT[kind.exists]}")
     if kind is None or site != kind.short:
         shorts = [s.short for s in _SHORT.values() if s.exists(config)]
         raise unknown_name("site", site, [*everything, *shorts] if "hook" in str(site) else [*shorts, *everything])
     if kind in IN_BLOCK:
         return [f"blocks.{layer}.{kind.suffix}" for layer in (range(config.n_layers) if layers is None else layers)]
     return [kind.suffix]
-
-
-def _why_absent(kind: Site) -> str:
-    if kind.exists is _rotary:
-        return "its positions are learned, not rotary"
-    if kind.exists is _learned:
-        return "its positions are rotary, so no position has a vector of its own"
-    return "its MLP has no gate"

@@ -16,8 +16,19 @@ PACKAGE = ROOT / "probe"
 LAYERS = (
     ("errors",),
     ("geometry", "statistics", "config", "devices", "tokenizer_files", "word_lists"),
-    ("sites", "tokens", "store", "pieces", "catalogue", "rotary", "prompts", "named_weights", "weight_count",
-     "tap_protocol", "linear"),  # fmt: skip
+    (
+        "sites",
+        "tokens",
+        "store",
+        "pieces",
+        "catalogue",
+        "rotary",
+        "prompts",
+        "named_weights",
+        "weight_count",
+        "tap_protocol",
+        "linear",
+    ),  # fmt: skip
     ("norms",),
     ("attention",),
     ("gpt", "selection", "results", "task_texts", "flop_count"),

@@ -12,6 +12,10 @@ LLAMA = GPTConfig(
     positions="rotary", activation="silu", gated_mlp=True, qkv_bias=False, attn_out_bias=False, mlp_bias=False,
 )  # fmt: skip
 CONFIGS = {"gpt2": GPT2, "llama": LLAMA}
+_SIZES = {"n_layers": 3, "d_model": 32, "n_heads": 4, "d_head": 8, "d_mlp": 48, "d_vocab": 50, "n_ctx": 64}
+NEOX = GPTConfig(**_SIZES, positions="rotary", rotary_dim=4, activation="gelu", parallel=True, tied_embeddings=False)
+MORE = {"neox": NEOX}
+"""Families that differ in the arithmetic of a layer: test_families.py has what must be right in all of them."""
 
 
 class LetterTokenizer:
@@ -48,7 +52,7 @@ class WordTokenizer:
 def tiny_model(family: str = "llama", *, seed: int = 0, scale: float = 10.0) -> GPT:
     """Random weights, ten times larger than usual: attention is not flat, and mistakes are larger than rounding."""
     torch.manual_seed(seed)
-    model = GPT(CONFIGS[family], tokenizer=LetterTokenizer(), name=f"tiny {family}")
+    model = GPT({**CONFIGS, **MORE}[family], tokenizer=LetterTokenizer(), name=f"tiny {family}")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.rsplit(".", 1)[-1].startswith("b"):

@@ -14,13 +14,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probe.attention import Seen
+from probe.config import GPTConfig
 from probe.gpt import GPT
 from probe.linear import affine
 from probe.metrics import Measure
 from probe.prompts import PromptBatch
 from probe.recording import record
 from probe.rotary import rotary_turn
-from probe.sites import describe_site
+from probe.sites import describe_site, residual_sites
 from probe.tap_protocol import Resid, Tap
 
 Table = Callable[[int, str], Tensor]
@@ -28,7 +29,8 @@ Table = Callable[[int, str], Tensor]
 WRITES = ("z", "attn_out", "post", "mlp_out")
 """Sites whose change adds a known vector to the residual stream."""
 _INTO_MID = ("z", "attn_out", "resid_mid")
-"""Replaced in a row's first layer, these change the recorded resid_mid by a known vector: the row begins there."""
+"""Replaced in a row's first layer, these change the recorded resid_mid by a known vector: the row begins there. Not in
+parallel layers, which have no middle."""
 _AFTER_MID = ("ln2.scale", "ln2.normalized", "pre", "pre_linear", "post", "mlp_out", "resid_post")
 _SCORES = ("attn_scores", "pattern")
 
@@ -60,11 +62,10 @@ class Row(NamedTuple):
     def first_layer(self) -> int:
         return min(part.layer for part in self.parts)
 
-    @property
-    def begins_at_mid(self) -> bool:
+    def begins_at_mid(self, config: GPTConfig) -> bool:
         """Whether nothing before its first layer's resid_mid needs to be computed."""
-        first = self.first_layer
-        return all(part.site in (*_INTO_MID, *_AFTER_MID) for part in self.parts if part.layer == first)
+        here = [part.site for part in self.parts if part.layer == self.first_layer]
+        return not config.parallel and all(site in (*_INTO_MID, *_AFTER_MID) for site in here)
 
 
 class CleanRun:
@@ -100,6 +101,9 @@ class CleanRun:
             block, tap = self.model.blocks[layer], _RowTap(chunk, table, layer)
             entering = chunk.entering(layer, at_mid=False)
             resid = torch.cat([resid, self("resid_pre", layer)[chunk.prompts[entering], chunk.begin :]])
+            if self.model.config.parallel:
+                resid = block(resid, tap, turn, seen)
+                continue
             if len(resid):
                 resid = block.add_attention(resid, tap, turn, seen)
             resid = torch.cat([resid, self._from_mid(chunk, table, layer)])
@@ -109,6 +113,8 @@ class CleanRun:
                 resid = block.add_mlp(resid, tap)
             if layer == last and tap.changes_mlp:
                 resid = self._at_kept(resid, chunk, "resid_post")
+        if self.model.config.parallel:
+            resid = self._at_kept(resid, chunk, "resid_post")
         return self._read(self.model.ln_final(resid), chunk.prompts)[chunk.back]
 
     def direct_logits(self, rows: Sequence[Row], table: Table) -> Float[Tensor, "row kept token"]:
@@ -262,8 +268,9 @@ class _Chunk:
     """Rows in the order in which they join the batch, and what they replace."""
 
     def __init__(self, rows: Sequence[Row], n_pos: int, model: GPT, begin: int | None = None):
-        order = sorted(range(len(rows)), key=lambda row: (rows[row].first_layer, rows[row].begins_at_mid))
-        self.rows = [rows[row] for row in order]
+        keys = [(row.first_layer, row.begins_at_mid(model.config)) for row in rows]
+        order = sorted(range(len(rows)), key=lambda row: keys[row])
+        self.rows, keys = [rows[row] for row in order], sorted(keys)
         device = model.device
         self.back = torch.tensor(order, device=device).argsort()
         self.prompts = torch.tensor([row.prompt for row in self.rows], device=device)
@@ -273,7 +280,6 @@ class _Chunk:
         for number, row in enumerate(self.rows):
             mask[number, list(row.positions)] = True
         self.edits = list(self._edits(mask.to(device), device))
-        keys = [(row.first_layer, row.begins_at_mid) for row in self.rows]
         self._span = {key: slice(keys.index(key), keys.index(key) + keys.count(key)) for key in set(keys)}
 
     def entering(self, layer: int, *, at_mid: bool) -> slice:
@@ -341,7 +347,8 @@ class _RowTap:
 def sites_needed(model: GPT) -> list[str]:
     """What must be recorded for rows to begin from, beside what is replaced."""
     key = "rot_k" if model.config.positions == "rotary" else "k"
-    return ["resid_pre", "resid_mid", f"blocks.{model.config.n_layers - 1}.hook_resid_post", "ln_final.scale", key, "v"]
+    before = residual_sites(model.config)[:-1]
+    return [*before, f"blocks.{model.config.n_layers - 1}.hook_resid_post", "ln_final.scale", key, "v"]
 
 
 def recorded_values(model: GPT, batch: PromptBatch, sites: Sequence[str]) -> dict[str, Tensor]:

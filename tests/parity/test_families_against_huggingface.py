@@ -1,0 +1,80 @@
+"""Logits of further families equal Hugging Face's, for tiny random models over the options of each.
+
+Tolerances, with logits of size 1 to 5: 1e-5 in float32 is rounding; 2e-6 in float64, since Hugging Face computes rotary
+angles, some norms and some scores in float32 whatever the dtype.
+"""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPTNeoXConfig
+
+from probe.attention import KeyValueCache
+from probe.generation import generate
+from probe.weights.huggingface import load_folder, load_module
+from probe.weights.saving import save_model
+from tests.parity.test_against_huggingface import compare, largest_difference
+
+SIZES = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 48,
+         "vocab_size": 50, "max_position_embeddings": 64}  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 2.0, "original_max_position_embeddings": 32}
+MODELS = {
+    "gpt_neox": GPTNeoXConfig(**SIZES, rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}),
+    "gpt_neox sequential": GPTNeoXConfig(**SIZES, use_parallel_residual=False),
+    "gpt_neox whole heads turn, tied": GPTNeoXConfig(**SIZES, rotary_pct=1.0, tie_word_embeddings=True),
+    "gpt_neox no attention biases, other theta, tanh": GPTNeoXConfig(
+        **SIZES, attention_bias=False, rotary_emb_base=500, hidden_act="gelu_new", layer_norm_eps=0.1
+    ),
+    "gpt_neox half of each head, yarn": GPTNeoXConfig(
+        **{**SIZES, "hidden_size": 64}, rope_parameters={**YARN, "partial_rotary_factor": 0.5}
+    ),
+}
+LENGTHS = (1, 7, 33, 60)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_equal_huggingface_in_float32(name, make_module, tokens, keep_all):
+    theirs = make_module(MODELS[name])
+    ours = load_module(theirs)
+    prompts = [tokens(length) for length in LENGTHS]
+    assert compare(ours, theirs, prompts) < 1e-5, "fused attention"
+    assert compare(ours, theirs, prompts, tap=keep_all) < 1e-5, "attention step by step"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_equal_huggingface_in_float64(name, make_module, tokens, keep_all):
+    theirs = make_module(MODELS[name], torch.float64)
+    ours = load_module(theirs, dtype=torch.float64)
+    for tap in (None, keep_all):
+        assert compare(ours, theirs, [tokens(7), tokens(60)], tap=tap) < 2e-6
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_saved_models_are_read_back_by_us_bit_for_bit_and_by_transformers(name, make_module, tokens, tmp_path):
+    theirs = make_module(MODELS[name])
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = load_folder(tmp_path / "theirs")
+    save_model(ours, tmp_path / "model")
+    back = load_folder(tmp_path / "model")
+    assert back.config == ours.config == load_module(theirs).config
+    for (key, parameter), (_, read) in zip(ours.named_parameters(), back.named_parameters(), strict=True):
+        assert torch.equal(parameter, read), key
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    assert type(again) is type(theirs)
+    with torch.no_grad():
+        assert torch.equal(again(tokens(40)).logits, theirs(tokens(40)).logits)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_steps_with_a_cache_equal_huggingfaces_whole_pass_and_its_greedy_text(name, make_module, tokens):
+    """Longer than the windows, so that old keys must be forgotten where, and only where, the family forgets them."""
+    theirs, prompt = make_module(MODELS[name], torch.float64), tokens(20)  # so that no two logits tie by rounding
+    ours, cache = load_module(theirs, dtype=torch.float64), KeyValueCache(20)
+    with torch.no_grad():
+        parts = [prompt[:, :9], *prompt[:, 9:].split(1, dim=1)]
+        stepped = [ours(part, cache=cache) for part in parts]
+        assert largest_difference(torch.cat(stepped, dim=1), theirs(prompt).logits) < 1e-5
+    expected = theirs.generate(
+        prompt[:1], attention_mask=torch.ones(1, 20), max_new_tokens=12, do_sample=False, eos_token_id=None
+    )
+    found = generate(ours, prompt[0].tolist(), temperature=0, max_tokens=12).run()
+    assert [step.token for step in found.steps] == expected[0, 20:].tolist()
