@@ -1,6 +1,6 @@
 """GPTConfig: the shape of a GPT, and the choices that tell one family from another.
 
-A family (GPT-2, GPT-NeoX, Llama, Mistral, Qwen 2) is a set of values here; `gpt.py` has no word for it.
+A family (GPT-2, GPT-Neo, GPT-NeoX, Llama, Mistral, Qwen 2) is a set of values here; `gpt.py` has no word for it.
 """
 
 import dataclasses

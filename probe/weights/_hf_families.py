@@ -6,11 +6,11 @@ from typing import Any
 from probe.config import GPTConfig
 from probe.errors import UnsupportedModel
 from probe.weights._hf_family import Family
-from probe.weights._hf_gpt2 import GPT2
+from probe.weights._hf_gpt2 import GPT2, GPT_NEO
 from probe.weights._hf_llama import LLAMA, MISTRAL, QWEN2
 from probe.weights._hf_neox import GPT_NEOX
 
-FAMILIES = (GPT2, GPT_NEOX, LLAMA, MISTRAL, QWEN2)
+FAMILIES = (GPT2, GPT_NEO, GPT_NEOX, LLAMA, MISTRAL, QWEN2)
 
 
 def find_family(values: Mapping[str, Any], *, source: str) -> Family:
@@ -33,7 +33,7 @@ def find_family(values: Mapping[str, Any], *, source: str) -> Family:
 def nearest_family(config: GPTConfig) -> Family:
     """The family to save a model as, if any is right."""
     if config.positions == "learned":
-        return GPT2
+        return GPT_NEO if config.attn_scale == 1.0 and not config.qkv_bias else GPT2
     if config.parallel or (config.norm == "layer" and not config.gated_mlp):
         return GPT_NEOX
     if config.qkv_bias and not config.attn_out_bias:

@@ -6,7 +6,7 @@ angles, some norms and some scores in float32 whatever the dtype.
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPTNeoXConfig
+from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoXConfig
 
 from probe.attention import KeyValueCache
 from probe.generation import generate
@@ -16,6 +16,8 @@ from tests.parity.test_against_huggingface import compare, largest_difference
 
 SIZES = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 48,
          "vocab_size": 50, "max_position_embeddings": 64}  # fmt: skip
+NEO_SIZES = {"num_layers": 2, "num_heads": 4, "hidden_size": 32, "vocab_size": 50, "max_position_embeddings": 64,
+             "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 2.0, "original_max_position_embeddings": 32}
 MODELS = {
     "gpt_neox": GPTNeoXConfig(**SIZES, rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}),
@@ -27,6 +29,11 @@ MODELS = {
     "gpt_neox half of each head, yarn": GPTNeoXConfig(
         **{**SIZES, "hidden_size": 64}, rope_parameters={**YARN, "partial_rotary_factor": 0.5}
     ),
+    "gpt_neo": GPTNeoConfig(**NEO_SIZES, attention_types=[[["global", "local"], 1]], window_size=5),
+    "gpt_neo all local, untied, other inner size": GPTNeoConfig(
+        **NEO_SIZES, attention_types=[[["local"], 2]], window_size=3, tie_word_embeddings=False, intermediate_size=40
+    ),
+    "gpt_neo all global": GPTNeoConfig(**NEO_SIZES, attention_types=[[["global"], 2]], activation_function="relu"),
 }
 LENGTHS = (1, 7, 33, 60)
 

@@ -170,7 +170,7 @@ def test_missing_keys_mean_what_transformers_takes_for_them(family):
     fields = {name: field.default for name, field in config_class.__dataclass_fields__.items()}
     for key, default in family.defaults.items():
         assert fields.get(key) == default, key  # None of keys that it reads, though its class does not declare them
-    sizes = {**GPT2, **SIZES}
+    sizes = {**GPT2, **SIZES, "num_layers": 24, "num_heads": 4}
     required = {key: sizes[key] for key in family.required}
     if family.defaults.get("num_key_value_heads") is not None:
         required |= {"num_attention_heads": 32, "hidden_size": 64}  # their default of 8 or 32 key heads fits no fewer
@@ -251,6 +251,7 @@ def rewrite(path, text):
     path.write_text(text) if isinstance(text, str) else path.write_bytes(text)
 
 
+NEO = {"model_type": "gpt_neo", "architectures": None, "num_layers": 2, "num_heads": 4}
 BROKEN_FOLDERS = {
     "no config": (lambda f: (f / "config.json").unlink(), BrokenFile, "no config.json"),
     "config is no JSON": (lambda f: rewrite(f / "config.json", "{"), BrokenFile, "config.json: not valid JSON"),
@@ -356,7 +357,7 @@ BROKEN_FOLDERS = {
     "another architecture": (
         lambda f: edit_config(f, model_type="bloom", architectures=["BloomForCausalLM"]),
         UnsupportedModel,
-        "BloomForCausalLM (model_type 'bloom') is not supported; supported: GPT2LMHeadModel (gpt2), GPTNeoXFor",
+        "BloomForCausalLM (model_type 'bloom') is not supported; supported: GPT2LMHeadModel (gpt2), GPTNeoFor",
     ),
     "another head": (
         lambda f: edit_config(f, architectures=["LlamaForSequenceClassification"]),
@@ -399,6 +400,22 @@ BROKEN_FOLDERS = {
         lambda f: edit_config(f, model_type="gpt_neox", architectures=None, layer_norm_eps=1e-5, rotary_pct=1.5),
         UnsupportedModel,
         "1.5 of each head's dimensions turn",
+    ),
+    "attention types of too few layers": (
+        lambda f: edit_config(f, **NEO, attention_types=[[["global", "local"], 3]]), UnsupportedModel, "make 2 layers"
+    ),
+    "attention types of another kind": (
+        lambda f: edit_config(f, **NEO, attention_types=[["global", "local"]]), UnsupportedModel, "does not fit"
+    ),
+    "attention layers that differ from the types": (
+        lambda f: edit_config(f, **NEO, attention_types=[[["global"], 2]], attention_layers=["global", "local"]),
+        UnsupportedModel,
+        "attention_layers the same",
+    ),
+    "window that is no number": (
+        lambda f: edit_config(f, **NEO, attention_types=[[["global"], 2]], window_size=None),
+        UnsupportedModel,
+        "window_size is None",
     ),
     "quantisation": (
         lambda f: edit_config(f, quantization_config={"bits": 4}), UnsupportedModel, "quantization_config = {'bits': 4}"
@@ -662,6 +679,7 @@ def test_a_model_that_no_family_computes_is_not_saved_and_the_message_names_what
         LLAMA_LIKE | {"rotary_dim": 4},  # all of them, spelled out
         TINY | {"positions": "rotary", "rotary_dim": 2, "parallel": True},
         TINY | {"positions": "rotary"},
+        TINY | {"attn_scale": 1.0, "qkv_bias": False, "windows": (None, 4)},
     ],
     ids=str,
 )
