@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from probe.config import GPTConfig
 from probe.errors import OutOfRange
 from probe.linear import affine, bias
-from probe.norms import at_least_float32
+from probe.norms import NORMS, Unchanged, at_least_float32
 from probe.rotary import Turn, rotate
 from probe.tap_protocol import NO_TAP, Resid, Tap
 
@@ -81,11 +81,14 @@ class Attention(nn.Module):
         self.b_K = bias(key, config.qkv_bias)
         self.b_V = bias(key, config.qkv_bias)
         self.b_O = bias(config.d_model, config.attn_out_bias)
+        self.q_norm = NORMS[config.norm](config, config.d_head) if config.qk_norm else Unchanged()
+        self.k_norm = NORMS[config.norm](config, config.d_head) if config.qk_norm else Unchanged()
 
     def forward(self, x: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
         q = tap("hook_q", affine(x, self.W_Q, self.b_Q).unflatten(-1, (self.n_heads, self.d_head)))
         k = tap("hook_k", affine(x, self.W_K, self.b_K).unflatten(-1, (self.kv_heads, self.d_head)))
         v = tap("hook_v", affine(x, self.W_V, self.b_V).unflatten(-1, (self.kv_heads, self.d_head)))
+        q, k = self.q_norm(q, tap.scope("q_norm")), self.k_norm(k, tap.scope("k_norm"))
         if turn is not None:
             q, k = tap("hook_rot_q", rotate(q, turn)), tap("hook_rot_k", rotate(k, turn))
         if cache is not None:

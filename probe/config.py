@@ -1,6 +1,6 @@
 """GPTConfig: the shape of a GPT, and the choices that tell one family from another.
 
-A family (GPT-2, GPT-Neo, GPT-NeoX, Llama, Mistral, Qwen 2) is a set of values here; `gpt.py` has no word for it.
+A family (GPT-2, GPT-Neo, GPT-NeoX, Llama, Mistral, Qwen 2 and 3) is a set of values here; `gpt.py` has no word for it.
 """
 
 import dataclasses
@@ -96,6 +96,8 @@ class GPTConfig:
     gated_mlp: bool = False
     """MLP output = (activation(x W_gate) * x W_in) W_out instead of activation(x W_in) W_out."""
     qkv_bias: bool = True
+    qk_norm: bool = False
+    """Queries and keys are normalised, each head by itself, before they turn with position."""
     attn_out_bias: bool = True
     mlp_bias: bool = True
     parallel: bool = False
@@ -128,6 +130,10 @@ class GPTConfig:
                 raise UnsupportedModel(f"{name} was given, but positions are learned")
         if self.positions == "rotary":
             self._check_rotary()
+        if self.qk_norm and (self.positions, self.norm) != ("rotary", "rms"):
+            raise UnsupportedModel(
+                f"qk_norm needs rotary positions and norm 'rms', got {self.positions}, {self.norm!r}"
+            )
         if self.windows is not None and len(self.windows) != self.n_layers:
             raise BadShape(f"windows has {len(self.windows)} entries for {self.n_layers} layers")
         for window in self.windows or ():

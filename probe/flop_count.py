@@ -80,9 +80,11 @@ def _one_by_one(config: GPTConfig, weights: WeightCount, n: int) -> dict[str, in
     n_layers, d_model = config.n_layers, config.d_model
     learned = d_model if config.positions == "learned" else 0
     turned = 0 if learned else 3 * n_layers * (config.n_heads + config.kv_heads) * config.turned
+    heads = n_layers * (config.n_heads + config.kv_heads) * config.d_head
+    normalised = (2 * n_layers + 1) * d_model + (heads if config.qk_norm else 0)
     return {
         "positions": n * (learned + turned),
-        "norms": n * NORM_FLOPS[config.norm] * (2 * n_layers + 1) * d_model,
+        "norms": n * NORM_FLOPS[config.norm] * normalised,
         "softmax": SOFTMAX_FLOPS * (n_layers * config.n_heads * n * n + n * config.d_vocab),
         "scale of scores": n_layers * config.n_heads * n * n,
         "activation": n * n_layers * config.d_mlp * (ACTIVATION_FLOPS[config.activation] + config.gated_mlp),

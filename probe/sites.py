@@ -32,6 +32,8 @@ _RESID = ("batch", "pos", "d_model")
 _SCALE = ("batch", "pos", "one")
 _QUERY = ("batch", "pos", "head", "d_head")
 _KEY = ("batch", "pos", "kv_head", "d_head")
+_QUERY_SCALE = ("batch", "pos", "head", "one")
+_KEY_SCALE = ("batch", "pos", "kv_head", "one")
 _PAIRS = ("batch", "head", "query_pos", "key_pos")
 _MLP = ("batch", "pos", "d_mlp")
 
@@ -48,6 +50,10 @@ def _gated(config: GPTConfig) -> bool:
     return config.gated_mlp
 
 
+def _qk_norm(config: GPTConfig) -> bool:
+    return config.qk_norm
+
+
 def _sequential(config: GPTConfig) -> bool:
     return not config.parallel
 
@@ -56,6 +62,7 @@ _WHY_ABSENT: dict[Callable[[GPTConfig], bool], str] = {
     _rotary: "its positions are learned, not rotary",
     _learned: "its positions are rotary, so no position has a vector of its own",
     _gated: "its MLP has no gate",
+    _qk_norm: "it does not normalise queries and keys",
     _sequential: "its attention and MLP read the same stream, resid_pre, and nothing lies between them",
 }
 
@@ -71,6 +78,10 @@ IN_BLOCK = (
     Site("q", "attn.hook_q", _QUERY, "queries: what each token looks for"),
     Site("k", "attn.hook_k", _KEY, "keys: what each token can be found by"),
     Site("v", "attn.hook_v", _KEY, "values: what each token passes on when looked at"),
+    Site("q_norm.scale", "attn.q_norm.hook_scale", _QUERY_SCALE, "what the norm of each query divides by", _qk_norm),
+    Site("q_norm.normalized", "attn.q_norm.hook_normalized", _QUERY, "queries normalised, before the gain", _qk_norm),
+    Site("k_norm.scale", "attn.k_norm.hook_scale", _KEY_SCALE, "what the norm of each key divides by", _qk_norm),
+    Site("k_norm.normalized", "attn.k_norm.hook_normalized", _KEY, "keys normalised, before the gain", _qk_norm),
     Site("rot_q", "attn.hook_rot_q", _QUERY, "queries after rotation by position", _rotary),
     Site("rot_k", "attn.hook_rot_k", _KEY, "keys after rotation by position", _rotary),
     Site("attn_scores", "attn.hook_attn_scores", _PAIRS, "query . key, scaled, before the mask and the softmax"),

@@ -32,6 +32,7 @@ SHAPES = {
     "llama with one key head": GPTConfig(**_SMALL, norm="rms", positions="rotary", gated_mlp=True, n_kv_heads=1),
     "llama with an ungated mlp": GPTConfig(**_SMALL, norm="rms", positions="rotary"),
     "parallel layers": GPTConfig(**_SMALL, positions="rotary", rotary_dim=2, parallel=True),
+    "queries and keys normalised": GPTConfig(**_SMALL, norm="rms", positions="rotary", n_kv_heads=3, qk_norm=True),
     "one layer": GPTConfig(**{**_SMALL, "n_layers": 1}),
 }
 
@@ -153,6 +154,7 @@ def test_values_outside_the_blocks_ignore_layers_when_named_and_are_left_out_whe
         (GPT2, ["blocks.0.attn.hook_rot_k"], None, UnknownName, "positions are learned, not rotary"),
         (GPT2, ["pre_linear"], None, UnknownName, "its MLP has no gate"),
         (SHAPES["parallel layers"], ["resid_mid"], None, UnknownName, "read the same stream, resid_pre"),
+        (GPT2, ["k_norm.scale"], None, UnknownName, "it does not normalise queries and keys"),
         (GPT2, ["logits"], None, UnknownName, "rec.logits"),
         (GPT2, ["z"], [3], OutOfRange, "layer 3: this model has layers 0 to 2"),
         (GPT2, ["z"], [-4], OutOfRange, "layer -4: this model has layers 0 to 2"),

@@ -1,5 +1,7 @@
 """Tiny random models of every family, for tests."""
 
+import dataclasses
+
 import torch
 
 from probe.config import GPTConfig
@@ -15,7 +17,8 @@ CONFIGS = {"gpt2": GPT2, "llama": LLAMA}
 _SIZES = {"n_layers": 3, "d_model": 32, "n_heads": 4, "d_head": 8, "d_mlp": 48, "d_vocab": 50, "n_ctx": 64}
 NEOX = GPTConfig(**_SIZES, positions="rotary", rotary_dim=4, activation="gelu", parallel=True, tied_embeddings=False)
 NEO = GPTConfig(**_SIZES, qkv_bias=False, attn_scale=1.0, windows=(None, 4, None))
-MORE = {"neox": NEOX, "neo": NEO}
+QWEN3 = dataclasses.replace(LLAMA, d_head=12, qk_norm=True, windows=(None, None, 5))
+MORE = {"neox": NEOX, "neo": NEO, "qwen3": QWEN3}
 """Families that differ in the arithmetic of a layer: test_families.py has what must be right in all of them."""
 
 

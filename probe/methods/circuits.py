@@ -146,7 +146,8 @@ def qk_circuit(model: GPT, layer: int, head: int, *, offset: int = 0) -> Factore
             does not.
 
     Returns:
-        (d_model, d_head) times (d_head, d_model); multiply by ``model.config.scale_of_layer(layer)`` for the scores.
+        (d_model, d_head) times (d_head, d_model); multiply by ``model.config.scale_of_layer(layer)`` for the scores,
+        and where queries and keys are normalised (their gains are folded in), divide by both norms' scales.
 
     Raises:
         OutOfRange: no such layer or head; an offset below 0 or beyond the context.
@@ -155,11 +156,11 @@ def qk_circuit(model: GPT, layer: int, head: int, *, offset: int = 0) -> Factore
     number = as_integer(offset)
     if number is None or not 0 <= number < model.config.n_ctx:
         raise OutOfRange(f"offset={offset!r}: expected 0 to {model.config.n_ctx - 1} tokens back")
-    group = head // model.config.heads_per_group
-    return FactoredMatrix(
-        _turned(model, _read(model, layer, model.W_Q[layer, head]), number),
-        _turned(model, _read(model, layer, model.W_K[layer, group]), 0).mT,
-    )
+    attention, group = model.blocks[layer].attn, head // model.config.heads_per_group
+    query, key = (_read(model, layer, weight) for weight in (model.W_Q[layer, head], model.W_K[layer, group]))
+    if model.config.qk_norm:
+        query, key = query * _precise(attention.q_norm.w), key * _precise(attention.k_norm.w)
+    return FactoredMatrix(_turned(model, query, number), _turned(model, key, 0).mT)
 
 
 def ov_circuit(model: GPT, layer: int, head: int) -> FactoredMatrix:

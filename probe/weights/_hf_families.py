@@ -7,10 +7,10 @@ from probe.config import GPTConfig
 from probe.errors import UnsupportedModel
 from probe.weights._hf_family import Family
 from probe.weights._hf_gpt2 import GPT2, GPT_NEO
-from probe.weights._hf_llama import LLAMA, MISTRAL, QWEN2
+from probe.weights._hf_llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from probe.weights._hf_neox import GPT_NEOX
 
-FAMILIES = (GPT2, GPT_NEO, GPT_NEOX, LLAMA, MISTRAL, QWEN2)
+FAMILIES = (GPT2, GPT_NEO, GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3)
 
 
 def find_family(values: Mapping[str, Any], *, source: str) -> Family:
@@ -36,6 +36,8 @@ def nearest_family(config: GPTConfig) -> Family:
         return GPT_NEO if config.attn_scale == 1.0 and not config.qkv_bias else GPT2
     if config.parallel or (config.norm == "layer" and not config.gated_mlp):
         return GPT_NEOX
+    if config.qk_norm:
+        return QWEN3
     if config.qkv_bias and not config.attn_out_bias:
         return QWEN2
     windowed = config.windows is not None and any(config.windows)

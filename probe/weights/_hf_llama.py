@@ -1,4 +1,4 @@
-"""Llama and its relatives Mistral and Qwen 2 in Hugging Face's words; weights are (out, in)."""
+"""Llama and its relatives Mistral, Qwen 2 and Qwen 3 in Hugging Face's words; weights are (out, in)."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -64,6 +64,14 @@ def _read_qwen2(values: dict[str, Any], source: str) -> GPTConfig:
     return dataclasses.replace(_read(values, source), qkv_bias=True, windows=_qwen_windows(values, source, "qwen2"))
 
 
+def _read_qwen3(values: dict[str, Any], source: str) -> GPTConfig:
+    biased = bool(values["attention_bias"])
+    return dataclasses.replace(
+        _read(values, source), qkv_bias=biased, attn_out_bias=biased, qk_norm=True,
+        windows=_qwen_windows(values, source, "qwen3"),
+    )  # fmt: skip
+
+
 def _qwen_windows(values: dict[str, Any], source: str, model_type: str) -> Windows:
     window = values["sliding_window"] if values["use_sliding_window"] else None
     return _windows(values, window, values["max_window_layers"], source, model_type, free=True)
@@ -121,6 +129,10 @@ def _write_qwen2(config: GPTConfig) -> dict[str, Any]:
     }
 
 
+def _write_qwen3(config: GPTConfig) -> dict[str, Any]:
+    return _write_qwen2(config) | {"attention_bias": config.qkv_bias}
+
+
 def _width(config: GPTConfig) -> int | None:
     return next((width for width in config.windows or () if width is not None), None)
 
@@ -135,6 +147,12 @@ def _layer(config: GPTConfig, layer: int) -> Iterator[Stored]:
     yield from norm(f"{theirs}.input_layernorm", f"{ours}.ln1", bias=False)
     yield from norm(f"{theirs}.post_attention_layernorm", f"{ours}.ln2", bias=False)
     yield from _projections(config, theirs, ours)
+
+
+def _qwen3_layer(config: GPTConfig, layer: int) -> Iterator[Stored]:
+    yield from _layer(config, layer)
+    for part in ("q_norm", "k_norm"):
+        yield from norm(f"layers.{layer}.self_attn.{part}", f"blocks.{layer}.attn.{part}", bias=False)
 
 
 def _projections(config: GPTConfig, theirs: str, ours: str) -> Iterator[Stored]:
@@ -191,6 +209,17 @@ QWEN2 = Family(
     _read_qwen2,
     _write_qwen2,
     _layer,
+    **_NAMES,
+    fixed={"mlp_bias": False},
+)
+QWEN3 = Family(
+    "qwen3",
+    ("Qwen3ForCausalLM", "Qwen3Model"),
+    _SIZES,
+    {**_QWEN_DEFAULTS, "head_dim": 128, "attention_bias": False},
+    _read_qwen3,
+    _write_qwen3,
+    _qwen3_layer,
     **_NAMES,
     fixed={"mlp_bias": False},
 )

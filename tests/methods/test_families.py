@@ -173,6 +173,8 @@ def test_circuits_by_weights_give_the_scores_and_the_writing_of_the_pass(model):
     normal, group = rec["ln1.normalized", layer][0], head // model.config.heads_per_group
     far = probe.qk_circuit(model, layer, head, offset=3).product
     score = normal[7] @ far @ normal[4] * model.config.scale_of_layer(layer)
+    if model.config.qk_norm:
+        score = score / rec["q_norm.scale", layer][0, 7, head] / rec["k_norm.scale", layer][0, 4, group]
     pair = probe.read_pair(rec, layer, head, query=7, key=4)
     assert float(score) == pytest.approx(float(pair.terms.sum()), abs=EXACT)
     assert float(pair.terms.sum()) == pytest.approx(pair.score, abs=EXACT)

@@ -19,6 +19,7 @@ from transformers import (
     MistralConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
 )
 
 from probe.attention import visible_keys
@@ -44,6 +45,7 @@ MODELS = {
     "llama full heads, yarn": LlamaConfig(**{**SIZES, "num_key_value_heads": 4}, rope_parameters=YARN),
     "mistral sliding": MistralConfig(**SIZES, sliding_window=5),
     "qwen2 tied": Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "qwen3": Qwen3Config(**SIZES, head_dim=16),
     "gpt_neo": GPTNeoConfig(
         **NEO_SIZES, attention_types=[[["local", "global"], 1]], window_size=5, bos_token_id=1, eos_token_id=2
     ),
@@ -91,6 +93,8 @@ def test_every_site_equals_transformer_lens(one_pass, tokens, keep_all):
             assert shown is None or torch.equal(shown, theirs[name.replace("attn_scores", "pattern")]), "compare it now"
             continue
         expected = theirs[name]
+        if ".q_norm." in name or ".k_norm." in name:  # TransformerLens has heads before positions there
+            expected = expected.transpose(1, 2)
         assert expected.shape == value.shape, name
         difference = (value[..., visible] - expected[..., visible]).abs().max().item()
         assert difference < 1e-5, f"{name}: {difference:.1e}"

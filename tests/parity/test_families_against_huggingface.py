@@ -6,7 +6,7 @@ angles, some norms and some scores in float32 whatever the dtype.
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoXConfig
+from transformers import AutoModelForCausalLM, GPTNeoConfig, GPTNeoXConfig, Qwen3Config
 
 from probe.attention import KeyValueCache
 from probe.generation import generate
@@ -34,6 +34,18 @@ MODELS = {
         **NEO_SIZES, attention_types=[[["local"], 2]], window_size=3, tie_word_embeddings=False, intermediate_size=40
     ),
     "gpt_neo all global": GPTNeoConfig(**NEO_SIZES, attention_types=[[["global"], 2]], activation_function="relu"),
+    "qwen3": Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=16),
+    "qwen3 sliding in the second layer, biases, tied": Qwen3Config(
+        **SIZES,
+        num_key_value_heads=4,
+        head_dim=8,
+        attention_bias=True,
+        tie_word_embeddings=True,
+        use_sliding_window=True,
+        sliding_window=5,
+        max_window_layers=1,
+        rope_parameters=YARN,
+    ),
 }
 LENGTHS = (1, 7, 33, 60)
 

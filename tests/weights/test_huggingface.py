@@ -650,6 +650,9 @@ NOT_IN_HUGGING_FACE = {
         LLAMA_LIKE | {"windows": (4, 4), "qkv_bias": True, "attn_out_bias": True}, "no qkv_bias = True"
     ),
     "parallel layers with RMSNorm": (LLAMA_LIKE | {"parallel": True}, "gpt_neox, the nearest family, has no n"),
+    "normalised queries with two widths of window": (
+        LLAMA_LIKE | {"qk_norm": True, "windows": (4, 5)}, "qwen3, the nearest family, has no windows = (4, 5)"
+    ),
     "a part of each head of llama": (LLAMA_LIKE | {"rotary_dim": 2}, "the nearest family, has no rotary_dim = 2"),
     "dynamic scaling with a context that does not follow": (
         LLAMA_LIKE | {"rotary_scaling": RotaryScaling("dynamic", factor=2.0, original_n_ctx=10)}, "no n_ctx = 32"
@@ -676,6 +679,7 @@ def test_a_model_that_no_family_computes_is_not_saved_and_the_message_names_what
         LLAMA_LIKE | {"windows": (4, 4)},
         LLAMA_LIKE | {"windows": (None, 4), "qkv_bias": True},
         LLAMA_LIKE | {"rotary_scaling": RotaryScaling("dynamic", factor=2.0, original_n_ctx=16)},
+        LLAMA_LIKE | {"qk_norm": True, "d_head": 6},
         LLAMA_LIKE | {"rotary_dim": 4},  # all of them, spelled out
         TINY | {"positions": "rotary", "rotary_dim": 2, "parallel": True},
         TINY | {"positions": "rotary"},
