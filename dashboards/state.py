@@ -29,7 +29,7 @@ from probe.methods._replacement import Value
 from probe.methods._schedule import SweepPlan
 from probe.methods._units import Kind
 from probe.methods.analogies import Analogy, Measure, Neighbours
-from probe.methods.circuits import TokenEffects
+from probe.methods.circuits import TokenEffects, head_writes_sites
 from probe.methods.heads import SCORES
 from probe.methods.lens import LensDifference, LensReadout
 from probe.methods.surprise import TextScores
@@ -197,7 +197,7 @@ def head_written(
     """What a head added at one token, as logits."""
     model = load_model(name)
     recording = probe.record(
-        model, [list(ids)], sites=["z", "ln_final.scale"], layers=layer, positions=query, logits=False,
+        model, [list(ids)], sites=head_writes_sites(model), layers=layer, positions=query, logits=False,
         interventions=edits(taken_out, len(ids)),
     )  # fmt: skip
     return probe.head_writes(model, recording, layer, head, position=query)

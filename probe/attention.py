@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from probe.config import GPTConfig
 from probe.errors import OutOfRange
 from probe.linear import affine, bias
-from probe.norms import NORMS, Unchanged, at_least_float32
+from probe.norms import NORMS, Unchanged, at_least_float32, soft_cap
 from probe.rotary import Turn, rotate
 from probe.tap_protocol import NO_TAP, Resid, Tap
 
@@ -84,6 +84,9 @@ class Attention(nn.Module):
         self.q_norm = NORMS[config.norm](config, config.d_head) if config.qk_norm else Unchanged()
         self.k_norm = NORMS[config.norm](config, config.d_head) if config.qk_norm else Unchanged()
 
+        self.soft_cap = soft_cap(config.attn_soft_cap)
+        self.can_fuse = config.attn_soft_cap is None  # the kernel has no place for a cap
+
     def forward(self, x: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
         q = tap("hook_q", affine(x, self.W_Q, self.b_Q).unflatten(-1, (self.n_heads, self.d_head)))
         k = tap("hook_k", affine(x, self.W_K, self.b_K).unflatten(-1, (self.kv_heads, self.d_head)))
@@ -94,7 +97,11 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
         asked = tap.wants("hook_attn_scores") or tap.wants("hook_pattern")
-        z = tap("hook_z", self.step_by_step(q, k, v, tap) if asked else self.fused(q, k, v))
+        fuse = self.can_fuse and not asked
+        return self.write(tap("hook_z", self.fused(q, k, v) if fuse else self.step_by_step(q, k, v, tap)))
+
+    def write(self, z: Float[Tensor, "batch pos head d_head"]) -> Resid:
+        """What all heads write together."""
         return affine(z.flatten(-2), self.W_O, self.b_O)
 
     def step_by_step(
@@ -107,7 +114,7 @@ class Attention(nn.Module):
         """Scores, mask, softmax, mixture, one at a time. The heads of a group share one product with their key."""
         batch, n_query, n_key = q.shape[0], q.shape[1], k.shape[1]
         grouped = q.transpose(1, 2).reshape(batch, self.kv_heads, -1, self.d_head)
-        scores = grouped @ k.permute(0, 2, 3, 1) * self.scale
+        scores = self.soft_cap(grouped @ k.permute(0, 2, 3, 1) * self.scale)
         scores = tap("hook_attn_scores", scores.view(batch, self.n_heads, n_query, n_key))
         visible = visible_keys(n_query, n_key, self.window, q.device)
         pattern = at_least_float32(scores.masked_fill(~visible, -torch.inf)).softmax(-1).to(v.dtype)

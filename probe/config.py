@@ -1,6 +1,7 @@
 """GPTConfig: the shape of a GPT, and the choices that tell one family from another.
 
-A family (GPT-2, GPT-Neo, GPT-NeoX, Llama, Mistral, Qwen 2 and 3) is a set of values here; `gpt.py` has no word for it.
+A family (GPT-2, GPT-Neo, GPT-NeoX, Llama, Mistral, Qwen 2 and 3, Gemma 2, Phi) is a set of values here; `gpt.py` has no
+word for it.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from probe.errors import BadShape, OutOfRange, UnsupportedModel, check_choice
 
-Norm = Literal["layer", "rms"]
+Norm = Literal["layer", "rms", "rms_plus_one"]
 Positions = Literal["learned", "rotary"]
 Activation = Literal["gelu", "gelu_tanh", "gelu_quick", "relu", "silu"]
 RotaryScalingKind = Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
@@ -86,6 +87,7 @@ class GPTConfig:
     n_kv_heads: int | None = None
     """Key and value heads; query head h reads key head h // (n_heads / n_kv_heads). None: as many as query heads."""
     norm: Norm = "layer"
+    """"rms_plus_one": an RMSNorm whose gain is 1 + its weight."""
     norm_eps: float = 1e-5
     positions: Positions = "learned"
     rotary_theta: float = 10_000.0
@@ -100,14 +102,26 @@ class GPTConfig:
     """Queries and keys are normalised, each head by itself, before they turn with position."""
     attn_out_bias: bool = True
     mlp_bias: bool = True
+    post_norms: bool = False
+    """What attention and the MLP write is normalised before it is added to the stream."""
     parallel: bool = False
     """Attention and MLP of a layer read the same stream, and both are added to it: there is no resid_mid."""
+    shared_norm: bool = False
+    """Of parallel layers: attention and MLP read it through one norm, ln1 and ln2 being the same weights."""
     tied_embeddings: bool = True
     """W_U is W_E transposed, one parameter."""
+    unembed_bias: bool = False
+    """A bias b_U is added to the logits."""
+    embed_scale: float | None = None
+    """Token vectors are multiplied by this, rounded to the weights' dtype, as they enter the stream. None: by 1."""
+    logit_soft_cap: float | None = None
+    """Logits become cap * tanh(logit / cap), at last. None: they are not capped."""
     attn_scale: float | None = None
     """Factor on query . key before the softmax. None: 1 / sqrt(d_head)."""
     attn_scale_by_layer: bool = False
     """Divide that factor by (layer + 1) as well."""
+    attn_soft_cap: float | None = None
+    """Scores become cap * tanh(score / cap), before the mask. None: they are not capped."""
     windows: tuple[int | None, ...] | None = None
     """Per layer, how many tokens back a query sees, itself included. None: all of them."""
 
@@ -130,10 +144,7 @@ class GPTConfig:
                 raise UnsupportedModel(f"{name} was given, but positions are learned")
         if self.positions == "rotary":
             self._check_rotary()
-        if self.qk_norm and (self.positions, self.norm) != ("rotary", "rms"):
-            raise UnsupportedModel(
-                f"qk_norm needs rotary positions and norm 'rms', got {self.positions}, {self.norm!r}"
-            )
+        self._check_norms()
         if self.windows is not None and len(self.windows) != self.n_layers:
             raise BadShape(f"windows has {len(self.windows)} entries for {self.n_layers} layers")
         for window in self.windows or ():
@@ -141,6 +152,19 @@ class GPTConfig:
                 raise OutOfRange(f"window of {window} tokens: expected at least 1, the query itself, or None for all")
         if not (self.norm_eps >= 0 and math.isfinite(self.norm_eps)):
             raise OutOfRange(f"norm_eps {self.norm_eps!r}: expected a finite number of at least 0")
+
+    def _check_norms(self) -> None:
+        if self.qk_norm and self.positions != "rotary":
+            raise UnsupportedModel("qk_norm was given, but positions are learned")
+        for name in ("qk_norm", "post_norms"):
+            if getattr(self, name) and self.norm == "layer":
+                raise UnsupportedModel(f"{name} needs an RMSNorm, but norm is 'layer'")
+        if self.shared_norm and not self.parallel:
+            raise UnsupportedModel("shared_norm was given, but attention and MLP do not read the same stream")
+        for name in ("embed_scale", "attn_soft_cap", "logit_soft_cap"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise OutOfRange(f"{name} {value!r}: expected a finite number above 0, or None")
 
     def _check_rotary(self) -> None:
         if self.turned not in range(2, self.d_head + 1, 2):

@@ -21,7 +21,7 @@ from probe.config import GPTConfig
 from probe.errors import BadPrompt, BadShape, OutOfRange
 from probe.linear import affine, bias
 from probe.named_weights import NamedWeights
-from probe.norms import NORMS
+from probe.norms import NORMS, Unchanged, soft_cap
 from probe.rotary import Turn, rotary_turn
 from probe.tap_protocol import NO_TAP, Resid, Tap
 
@@ -63,8 +63,12 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
-        self.ln1, self.attn = NORMS[config.norm](config), Attention(config, layer)
-        self.ln2, self.mlp = NORMS[config.norm](config), (GatedMLP if config.gated_mlp else MLP)(config)
+        norm = NORMS[config.norm]
+        self.ln1, self.attn = norm(config), Attention(config, layer)
+        self.ln2 = self.ln1 if config.shared_norm else norm(config)
+        self.mlp = (GatedMLP if config.gated_mlp else MLP)(config)
+        self.ln1_post = norm(config) if config.post_norms else Unchanged()
+        self.ln2_post = norm(config) if config.post_norms else Unchanged()
 
     def forward(self, resid: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
         return self.add_mlp(self.add_attention(resid, tap, turn, cache), tap)
@@ -82,11 +86,13 @@ class Block(nn.Module):
 
     def attn_out(self, resid: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
         """What attention adds to the stream that it reads."""
-        return tap("hook_attn_out", self.attn(self.ln1(resid, tap.scope("ln1")), tap.scope("attn"), turn, cache))
+        written = self.attn(self.ln1(resid, tap.scope("ln1")), tap.scope("attn"), turn, cache)
+        return tap("hook_attn_out", self.ln1_post(written, tap.scope("ln1_post")))
 
     def mlp_out(self, resid: Resid, tap: Tap = NO_TAP) -> Resid:
         """What the MLP adds to the stream that it reads."""
-        return tap("hook_mlp_out", self.mlp(self.ln2(resid, tap.scope("ln2")), tap.scope("mlp")))
+        written = self.mlp(self.ln2(resid, tap.scope("ln2")), tap.scope("mlp"))
+        return tap("hook_mlp_out", self.ln2_post(written, tap.scope("ln2_post")))
 
 
 class ParallelBlock(Block):
@@ -102,15 +108,20 @@ class Embedding(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
+        self.scale = config.embed_scale
         self.W_E = nn.Parameter(torch.empty(config.d_vocab, config.d_model))
         learned = config.positions == "learned"
         self.W_pos = nn.Parameter(torch.empty(config.n_ctx, config.d_model)) if learned else None
 
     def forward(self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "1 pos"], tap: Tap = NO_TAP) -> Resid:
-        resid = tap("hook_embed", F.embedding(tokens.long(), self.W_E))
+        resid = tap("hook_embed", self.scaled(F.embedding(tokens.long(), self.W_E)))
         if self.W_pos is None:
             return resid
         return resid + tap("hook_pos_embed", F.embedding(positions.expand_as(tokens), self.W_pos))
+
+    def scaled(self, vectors: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """Rows of W_E as they enter the stream; the factor is rounded to their dtype, as such models were trained."""
+        return vectors if self.scale is None else vectors * vectors.new_full((), self.scale)
 
 
 class Unembedding(nn.Module):
@@ -119,6 +130,8 @@ class Unembedding(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.W_U = None if config.tied_embeddings else nn.Parameter(torch.empty(config.d_model, config.d_vocab))
+        self.b_U = bias(config.d_vocab, config.unembed_bias)
+        self.soft_cap = soft_cap(config.logit_soft_cap)
 
 
 class GPT(NamedWeights, nn.Module):
@@ -199,7 +212,17 @@ class GPT(NamedWeights, nn.Module):
         final = self.ln_final(resid, tap.scope("ln_final"))
         if unembed_at is not None:
             final = final.gather(1, unembed_at[..., None].expand(-1, -1, final.shape[-1]))
-        return affine(final, self.W_U, None)
+        return self.logits_of(final)
+
+    def logits_of(
+        self, final: Float[Tensor, "batch kept d_model"], tokens: Int[Tensor, "batch token"] | None = None
+    ) -> Float[Tensor, "batch kept token"]:
+        """Raw logits from what the final norm gives: of every token, or of a few (each batch row has its own)."""
+        b_U = self.unembed.b_U
+        if tokens is None:
+            return self.unembed.soft_cap(affine(final, self.W_U, b_U))
+        logits = torch.einsum("bkd,btd->bkt", final, self.W_U.T[tokens])
+        return self.unembed.soft_cap(logits if b_U is None else logits + b_U[tokens][:, None])
 
     @torch.no_grad()
     def draw_weights(self, generator: torch.Generator | None = None) -> None:
@@ -208,7 +231,7 @@ class GPT(NamedWeights, nn.Module):
         for name, parameter in self.named_parameters():
             kind = name.rsplit(".", 1)[-1]
             if kind == "w":
-                parameter.fill_(1.0)
+                parameter.fill_(0.0 if self.config.norm == "rms_plus_one" else 1.0)
             elif kind.startswith("b"):
                 parameter.zero_()
             else:

@@ -54,6 +54,10 @@ def _qk_norm(config: GPTConfig) -> bool:
     return config.qk_norm
 
 
+def _post_norms(config: GPTConfig) -> bool:
+    return config.post_norms
+
+
 def _sequential(config: GPTConfig) -> bool:
     return not config.parallel
 
@@ -63,12 +67,13 @@ _WHY_ABSENT: dict[Callable[[GPTConfig], bool], str] = {
     _learned: "its positions are rotary, so no position has a vector of its own",
     _gated: "its MLP has no gate",
     _qk_norm: "it does not normalise queries and keys",
+    _post_norms: "it does not normalise what attention and MLP write",
     _sequential: "its attention and MLP read the same stream, resid_pre, and nothing lies between them",
 }
 
 
 BEFORE_BLOCKS = (
-    Site("embed", "hook_embed", _RESID, "each token's own vector, a row of W_E"),
+    Site("embed", "hook_embed", _RESID, "each token's own vector, a row of W_E (scaled, where a model does)"),
     Site("pos_embed", "hook_pos_embed", _RESID, "each position's own vector, a row of W_pos", _learned),
 )
 IN_BLOCK = (
@@ -87,6 +92,8 @@ IN_BLOCK = (
     Site("attn_scores", "attn.hook_attn_scores", _PAIRS, "query . key, scaled, before the mask and the softmax"),
     Site("pattern", "attn.hook_pattern", _PAIRS, "attention: softmax of the scores over the keys that a query sees"),
     Site("z", "attn.hook_z", _QUERY, "values mixed by the pattern, before the output projection"),
+    Site("ln1_post.scale", "ln1_post.hook_scale", _SCALE, "what the norm after attention divides by", _post_norms),
+    Site("ln1_post.normalized", "ln1_post.hook_normalized", _RESID, "what heads write, normalised", _post_norms),
     Site("attn_out", "hook_attn_out", _RESID, "what attention adds to the residual stream"),
     Site("resid_mid", "hook_resid_mid", _RESID, "residual stream between attention and MLP", _sequential),
     Site("ln2.scale", "ln2.hook_scale", _SCALE, "what the norm before the MLP divides by"),
@@ -94,6 +101,8 @@ IN_BLOCK = (
     Site("pre", "mlp.hook_pre", _MLP, "neurons before the activation (of a gated MLP: the gate)"),
     Site("pre_linear", "mlp.hook_pre_linear", _MLP, "the linear branch that the gate multiplies", _gated),
     Site("post", "mlp.hook_post", _MLP, "neurons as they enter the output projection"),
+    Site("ln2_post.scale", "ln2_post.hook_scale", _SCALE, "what the norm after the MLP divides by", _post_norms),
+    Site("ln2_post.normalized", "ln2_post.hook_normalized", _RESID, "what the MLP writes, normalised", _post_norms),
     Site("mlp_out", "hook_mlp_out", _RESID, "what the MLP adds to the residual stream"),
     Site("resid_post", "hook_resid_post", _RESID, "residual stream leaving the layer"),
 )
@@ -112,6 +121,11 @@ RESIDUAL = ("resid_pre", "resid_mid", "resid_post")
 def residual_sites(config: GPTConfig) -> list[str]:
     """Those of them that this model has: no resid_mid where attention and MLP work in parallel."""
     return [site for site in RESIDUAL if _SHORT[site].exists(config)]
+
+
+def post_scales(config: GPTConfig) -> list[str]:
+    """What the norms between attention or MLP and the stream divide by; none where there are no such norms."""
+    return [f"{norm}.scale" for norm in ("ln1_post", "ln2_post") if config.post_norms]
 
 
 def site_names(config: GPTConfig) -> tuple[str, ...]:

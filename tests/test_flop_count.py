@@ -15,7 +15,7 @@ from tests.tiny import CONFIGS, MORE
 EVERY = {**CONFIGS, **MORE}
 
 N = 7
-ONE_EACH = {"mul", "add", "sub", "div", "pow"}
+ONE_EACH = {"mul", "add", "sub", "div", "pow", "tanh"}
 
 
 class Asking(NoTap):

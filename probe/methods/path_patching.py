@@ -226,7 +226,7 @@ def _messages(base: CleanRun, source: CleanRun, part: Part, senders: Sequence[He
 def _change(base: CleanRun, source: CleanRun, sender: Head, part: Part, through_mlps: bool) -> Resid:
     """What the sender's new output, and MLPs that notice it, add to the stream before the receiver."""
     layer, head = sender
-    change = (source("z", layer)[:, :, head] - base("z", layer)[:, :, head]) @ base.model.W_O[layer, head]
+    change = _head_change(base, source, layer, head)
     if through_mlps:
         parallel = base.model.config.parallel
         last = part.layer + 1 if part.site == "resid_post" else part.layer
@@ -235,6 +235,17 @@ def _change(base: CleanRun, source: CleanRun, sender: Head, part: Part, through_
             with_message, as_it_was = (base.model.blocks[between].mlp_out(x) for x in (read + change, read))
             change = change + with_message - as_it_was
     return change
+
+
+def _head_change(base: CleanRun, source: CleanRun, layer: int, head: int) -> Resid:
+    """What attention adds otherwise with the head's new output; a norm after it sees all of its heads."""
+    old, new = (run("z", layer)[:, :, head] for run in (base, source))
+    if not base.model.config.post_norms:
+        return (new - old) @ base.model.W_O[layer, head]
+    block, z = base.model.blocks[layer], base("z", layer)
+    with_it = z.clone()
+    with_it[:, :, head] = new
+    return block.ln1_post(block.attn.write(with_it)) - block.ln1_post(block.attn.write(z))
 
 
 def _read_by(model: GPT, part: Part, resid: Resid) -> Tensor:

@@ -7,10 +7,10 @@ from probe.config import GPTConfig
 from probe.errors import UnsupportedModel
 from probe.weights._hf_family import Family
 from probe.weights._hf_gpt2 import GPT2, GPT_NEO
-from probe.weights._hf_llama import LLAMA, MISTRAL, QWEN2, QWEN3
-from probe.weights._hf_neox import GPT_NEOX
+from probe.weights._hf_llama import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3
+from probe.weights._hf_neox import GPT_NEOX, PHI
 
-FAMILIES = (GPT2, GPT_NEO, GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3)
+FAMILIES = (GPT2, GPT_NEO, GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, PHI)
 
 
 def find_family(values: Mapping[str, Any], *, source: str) -> Family:
@@ -34,6 +34,10 @@ def nearest_family(config: GPTConfig) -> Family:
     """The family to save a model as, if any is right."""
     if config.positions == "learned":
         return GPT_NEO if config.attn_scale == 1.0 and not config.qkv_bias else GPT2
+    if config.norm == "rms_plus_one" or config.post_norms:
+        return GEMMA2
+    if config.shared_norm or config.unembed_bias:
+        return PHI
     if config.parallel or (config.norm == "layer" and not config.gated_mlp):
         return GPT_NEOX
     if config.qk_norm:

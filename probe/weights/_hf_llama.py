@@ -1,4 +1,4 @@
-"""Llama and its relatives Mistral, Qwen 2 and Qwen 3 in Hugging Face's words; weights are (out, in)."""
+"""Llama and its relatives Mistral, Qwen 2, Qwen 3 and Gemma 2 in Hugging Face's words; weights are (out, in)."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -51,12 +51,12 @@ def _read_llama(values: dict[str, Any], source: str) -> GPTConfig:
     biased = bool(values["attention_bias"])
     return dataclasses.replace(
         _read(values, source), qkv_bias=biased, attn_out_bias=biased, mlp_bias=bool(values["mlp_bias"]),
-        windows=_windows(values, None, 0, source, "llama"),
+        windows=_windows(values, None, [False] * _n(values), source, "llama"),
     )  # fmt: skip
 
 
 def _read_mistral(values: dict[str, Any], source: str) -> GPTConfig:
-    windows = _windows(values, values["sliding_window"], 0, source, "mistral")
+    windows = _windows(values, values["sliding_window"], [True] * _n(values), source, "mistral")
     return dataclasses.replace(_read(values, source), windows=windows)
 
 
@@ -74,15 +74,38 @@ def _read_qwen3(values: dict[str, Any], source: str) -> GPTConfig:
 
 def _qwen_windows(values: dict[str, Any], source: str, model_type: str) -> Windows:
     window = values["sliding_window"] if values["use_sliding_window"] else None
-    return _windows(values, window, values["max_window_layers"], source, model_type, free=True)
+    first = values["max_window_layers"]
+    return _windows(values, window, [i >= first for i in range(_n(values))], source, model_type, free=True)
+
+
+def _read_gemma2(values: dict[str, Any], source: str) -> GPTConfig:
+    read = _read(values | {"hidden_act": values["hidden_activation"]}, source)
+    scalar, biased = values["query_pre_attn_scalar"], bool(values["attention_bias"])
+    if isinstance(scalar, bool) or not isinstance(scalar, (int, float)) or not scalar > 0:
+        raise UnsupportedModel(f"{source}: query_pre_attn_scalar is {scalar!r}; expected a number above 0")
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if values[key] is not None and type(values[key]) not in (int, float):
+            raise UnsupportedModel(f"{source}: {key} is {values[key]!r}; expected a number, or null")
+    return dataclasses.replace(
+        read, norm="rms_plus_one", post_norms=True, qkv_bias=biased, attn_out_bias=biased,
+        embed_scale=read.d_model**0.5, attn_scale=scalar**-0.5, attn_soft_cap=values["attn_logit_softcapping"],
+        logit_soft_cap=values["final_logit_softcapping"],
+        windows=_windows(
+            values, values["sliding_window"], [i % 2 == 0 for i in range(_n(values))], source, "gemma2", free=True
+        ),
+    )  # fmt: skip
+
+
+def _n(values: dict[str, Any]) -> int:
+    return values["num_hidden_layers"]
 
 
 def _windows(
-    values: dict[str, Any], window: Any, first: int, source: str, model_type: str, *, free: bool = False
+    values: dict[str, Any], window: Any, slides: list[bool], source: str, model_type: str, *, free: bool = False
 ) -> Windows:
-    """Per layer, how far back a query sees: `window` tokens from layer `first` on, or (free) as layer_types says."""
-    n_layers = values["num_hidden_layers"]
-    expected = ["full_attention" if window is None or i < first else "sliding_attention" for i in range(n_layers)]
+    """Per layer, how far back a query sees: `window` tokens where it `slides`, or (free) as layer_types says."""
+    n_layers = len(slides)
+    expected = ["sliding_attention" if one and window is not None else "full_attention" for one in slides]
     kinds = values.get("layer_types") or expected
     known = free and window is not None and set(kinds) <= {"full_attention", "sliding_attention"}
     if len(kinds) != n_layers or not (known or kinds == expected):
@@ -133,6 +156,20 @@ def _write_qwen3(config: GPTConfig) -> dict[str, Any]:
     return _write_qwen2(config) | {"attention_bias": config.qkv_bias}
 
 
+def _write_gemma2(config: GPTConfig) -> dict[str, Any]:
+    values = _write(config)
+    name = values.pop("hidden_act")
+    return values | {
+        "hidden_activation": "gelu_pytorch_tanh" if config.activation == "gelu_tanh" else name,
+        "attention_bias": config.qkv_bias,
+        "query_pre_attn_scalar": round(config.scale_of_layer(0) ** -2),
+        "attn_logit_softcapping": config.attn_soft_cap,
+        "final_logit_softcapping": config.logit_soft_cap,
+        "sliding_window": _width(config),
+        "layer_types": _layer_types(config),
+    }
+
+
 def _width(config: GPTConfig) -> int | None:
     return next((width for width in config.windows or () if width is not None), None)
 
@@ -153,6 +190,15 @@ def _qwen3_layer(config: GPTConfig, layer: int) -> Iterator[Stored]:
     yield from _layer(config, layer)
     for part in ("q_norm", "k_norm"):
         yield from norm(f"layers.{layer}.self_attn.{part}", f"blocks.{layer}.attn.{part}", bias=False)
+
+
+def _gemma2_layer(config: GPTConfig, layer: int) -> Iterator[Stored]:
+    theirs, ours = f"layers.{layer}", f"blocks.{layer}"
+    for name, own in (
+        ("input", "ln1"), ("post_attention", "ln1_post"), ("pre_feedforward", "ln2"), ("post_feedforward", "ln2_post")
+    ):  # fmt: skip
+        yield from norm(f"{theirs}.{name}_layernorm", f"{ours}.{own}", bias=False)
+    yield from _projections(config, theirs, ours)
 
 
 def _projections(config: GPTConfig, theirs: str, ours: str) -> Iterator[Stored]:
@@ -222,4 +268,28 @@ QWEN3 = Family(
     _qwen3_layer,
     **_NAMES,
     fixed={"mlp_bias": False},
+)
+GEMMA2 = Family(
+    "gemma2",
+    ("Gemma2ForCausalLM", "Gemma2Model"),
+    _SIZES,
+    {
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 8192,
+        "attention_bias": False,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "layer_types": None,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
+    _read_gemma2,
+    _write_gemma2,
+    _gemma2_layer,
+    **_NAMES,
+    fixed={"mlp_bias": False, "use_bidirectional_attention": None},
 )

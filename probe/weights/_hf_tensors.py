@@ -46,6 +46,8 @@ def stored_tensors(config: GPTConfig, family: Family) -> Iterator[Stored]:
     yield from norm(family.final_norm, "ln_final", bias=config.norm == "layer")
     if not config.tied_embeddings:
         yield Stored(f"{family.unembedding}.weight", ("unembed.W_U",), transposed=True)
+    if config.unembed_bias:
+        yield Stored(f"{family.unembedding}.bias", ("unembed.b_U",))
 
 
 def _their_shape(stored: Stored, model: GPT) -> tuple[int, ...]:

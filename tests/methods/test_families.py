@@ -113,6 +113,9 @@ def test_a_logit_is_the_sum_of_what_every_part_wrote(model):
     rec = probe.record(model, RAGGED, sites=probe.attribution_sites(model, neurons=True), positions=-1)
     found = probe.direct_logit_attribution(model, rec, token=5, neurons=4)
     assert float(found.error.max()) < EXACT
+    said = torch.stack([rec.logits[row, -1, 5] for row in range(len(RAGGED))])
+    torch.testing.assert_close(model.unembed.soft_cap(found.logit), said, atol=EXACT, rtol=0)
+    assert found.before_cap == (model.config.logit_soft_cap is not None)
     for row in range(len(RAGGED)):
         for layer in range(3):
             mlp = found.contributions[[part.name for part in found.parts].index(f"L{layer} MLP"), row]
@@ -134,13 +137,30 @@ def _bias_of_mlp(model, rec, layer, row):
 def test_direct_effects_are_what_the_attribution_says(model):
     """Two ways to one number: the engine's reruns through the frozen norm, and the sum of the logit."""
     rec = probe.record(model, PROMPTS, sites=probe.attribution_sites(model), positions=-1)
-    shares = probe.direct_logit_attribution(model, rec, token=5, against=7)
-    found = sweep(model, value="zero", positions=None)
-    names = [part.name for part in shares.parts]
-    for number, unit in enumerate(found.units):
-        (part,) = unit.parts
-        expected = -shares.contributions[names.index(f"L{part.layer}H{part.index}")]
-        torch.testing.assert_close(found.direct[number], expected, atol=EXACT, rtol=0)
+    right, wrong = (probe.direct_logit_attribution(model, rec, token=token) for token in (5, 7))
+    cap, names = model.unembed.soft_cap, [part.name for part in right.parts]
+    for units in ("heads", "MLPs", "neurons"):
+        found = sweep(model, units=units, value="zero", positions=None, layers=1)
+        for number in range(0, len(found.units), 3):
+            (part,) = found.units[number].parts
+            if units == "heads":
+                place = names.index(f"L{part.layer}H{part.index}")
+                shares = right.contributions[place], wrong.contributions[place]
+            elif units == "MLPs":
+                place = names.index(f"L{part.layer} MLP")
+                shares = right.contributions[place], wrong.contributions[place]
+            else:
+                shares = (_share_of_neuron(model, part, token) for token in (5, 7))
+            without = [cap(whole.logit - share) for whole, share in zip((right, wrong), shares, strict=True)]
+            expected = without[0] - without[1] - (cap(right.logit) - cap(wrong.logit))
+            torch.testing.assert_close(found.direct[number], expected, atol=EXACT, rtol=0)
+
+
+def _share_of_neuron(model, part, token):
+    rec = probe.record(model, PROMPTS, sites=probe.attribution_sites(model, neurons=True), positions=-1)
+    every = probe.direct_logit_attribution(model, rec, token=token, neurons=model.config.d_mlp)
+    here = every.neurons[part.layer] == part.index
+    return (every.neuron_contributions[part.layer] * here).sum(-1)
 
 
 def test_the_last_place_of_a_lens_is_the_model_itself(model):
@@ -177,8 +197,11 @@ def test_circuits_by_weights_give_the_scores_and_the_writing_of_the_pass(model):
         score = score / rec["q_norm.scale", layer][0, 7, head] / rec["k_norm.scale", layer][0, 4, group]
     pair = probe.read_pair(rec, layer, head, query=7, key=4)
     assert float(score) == pytest.approx(float(pair.terms.sum()), abs=EXACT)
-    assert float(pair.terms.sum()) == pytest.approx(pair.score, abs=EXACT)
+    capped = model.blocks[layer].attn.soft_cap(pair.terms.sum())
+    assert float(capped) == pytest.approx(pair.score, abs=EXACT)
     written = rec["v", layer][0, :, group] @ model.W_O[layer, head]
+    if model.config.post_norms:
+        written = written * model.blocks[layer].ln1_post.gain
     torch.testing.assert_close(normal @ probe.ov_circuit(model, layer, head).product, written, atol=EXACT, rtol=0)
     found = probe.head_writes(model, rec, layer, head, top=50)
     parts = probe.direct_logit_attribution(model, rec, token=int(found.promoted[0]))

@@ -12,11 +12,13 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import (
     AutoTokenizer,
+    Gemma2Config,
     GPT2Config,
     GPTNeoConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    PhiConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -46,14 +48,21 @@ MODELS = {
     "mistral sliding": MistralConfig(**SIZES, sliding_window=5),
     "qwen2 tied": Qwen2Config(**SIZES, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SIZES, head_dim=16),
+    "gemma2": Gemma2Config(**SIZES, head_dim=16, sliding_window=5, final_logit_softcapping=2.0),
+    "phi": PhiConfig(**SIZES),
     "gpt_neo": GPTNeoConfig(
         **NEO_SIZES, attention_types=[[["local", "global"], 1]], window_size=5, bos_token_id=1, eos_token_id=2
     ),
     "gpt_neox": GPTNeoXConfig(**NEOX_SIZES, rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}),
     "gpt_neox sequential": GPTNeoXConfig(**NEOX_SIZES, use_parallel_residual=False, rotary_pct=1.0),
 }
-LACKING = {"gpt_neox": ("hook_rot_q", "hook_rot_k"), "gpt_neo": ("hook_attn_scores",)}
-"""What TransformerLens 4.3 does not show of a family; of GPT-Neo it shows the pattern under the name of the scores."""
+LACKING = {
+    "gpt_neox": ("hook_rot_q", "hook_rot_k"),
+    "gpt_neo": ("hook_attn_scores",),
+    "phi": ("ln2.hook_scale", "ln2.hook_normalized"),
+}
+"""What TransformerLens 4.3 does not show: of GPT-Neo it has the pattern under the name of the scores; Phi has one norm
+for attention and MLP, which ours shows under both names, as `HookedTransformer` did."""
 LENGTH = 12
 
 

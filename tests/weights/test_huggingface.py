@@ -417,6 +417,26 @@ BROKEN_FOLDERS = {
         UnsupportedModel,
         "window_size is None",
     ),
+    "scalar before attention": (
+        lambda f: edit_config(f, model_type="gemma2", architectures=None, query_pre_attn_scalar=0),
+        UnsupportedModel,
+        "query_pre_attn_scalar is 0",
+    ),
+    "cap that is text": (
+        lambda f: edit_config(f, model_type="gemma2", architectures=None, attn_logit_softcapping="50"),
+        UnsupportedModel,
+        "attn_logit_softcapping is '50'",
+    ),
+    "attention both ways": (
+        lambda f: edit_config(f, model_type="gemma2", architectures=None, use_bidirectional_attention=True),
+        UnsupportedModel,
+        "use_bidirectional_attention = True",
+    ),
+    "normalised queries of phi": (
+        lambda f: edit_config(f, model_type="phi", architectures=None, qk_layernorm=True),
+        UnsupportedModel,
+        "qk_layernorm = True",
+    ),
     "quantisation": (
         lambda f: edit_config(f, quantization_config={"bits": 4}), UnsupportedModel, "quantization_config = {'bits': 4}"
     ),
@@ -653,6 +673,12 @@ NOT_IN_HUGGING_FACE = {
     "normalised queries with two widths of window": (
         LLAMA_LIKE | {"qk_norm": True, "windows": (4, 5)}, "qwen3, the nearest family, has no windows = (4, 5)"
     ),
+    "plain norms with a cap on the logits": (
+        LLAMA_LIKE | {"norm": "rms_plus_one", "logit_soft_cap": 9.0},
+        "gemma2, the nearest family, has no post_norms = False, no embed_scale = None",
+    ),
+    "a cap on the logits of llama": (LLAMA_LIKE | {"logit_soft_cap": 9.0}, "has no logit_soft_cap = 9.0"),
+    "a bias of the unembedding of GPT-2": (TINY | {"unembed_bias": True}, "gpt2, the nearest family, has no unembed_b"),
     "a part of each head of llama": (LLAMA_LIKE | {"rotary_dim": 2}, "the nearest family, has no rotary_dim = 2"),
     "dynamic scaling with a context that does not follow": (
         LLAMA_LIKE | {"rotary_scaling": RotaryScaling("dynamic", factor=2.0, original_n_ctx=10)}, "no n_ctx = 32"
@@ -680,6 +706,18 @@ def test_a_model_that_no_family_computes_is_not_saved_and_the_message_names_what
         LLAMA_LIKE | {"windows": (None, 4), "qkv_bias": True},
         LLAMA_LIKE | {"rotary_scaling": RotaryScaling("dynamic", factor=2.0, original_n_ctx=16)},
         LLAMA_LIKE | {"qk_norm": True, "d_head": 6},
+        LLAMA_LIKE
+        | {
+            "norm": "rms_plus_one",
+            "activation": "gelu_tanh",
+            "post_norms": True,
+            "embed_scale": 4.0,
+            "attn_scale": 100**-0.5,
+            "attn_soft_cap": 3.0,
+            "logit_soft_cap": 9.0,
+            "windows": (4, None),
+        },
+        TINY | {"positions": "rotary", "rotary_dim": 2, "parallel": True, "shared_norm": True, "unembed_bias": True},
         LLAMA_LIKE | {"rotary_dim": 4},  # all of them, spelled out
         TINY | {"positions": "rotary", "rotary_dim": 2, "parallel": True},
         TINY | {"positions": "rotary"},
