@@ -120,3 +120,15 @@ def test_steps_with_a_cache_equal_huggingfaces_whole_pass_and_its_greedy_text(na
     )
     found = generate(ours, prompt[0].tolist(), temperature=0, max_tokens=12).run()
     assert [step.token for step in found.steps] == expected[0, 20:].tolist()
+
+
+def test_scaled_embeddings_are_hugging_faces_to_the_bit_in_half_precision(make_module, tokens, keep_all):
+    """The scale is rounded before it is multiplied, as the models were trained."""
+    theirs, prompt = make_module(MODELS["gemma2"], torch.bfloat16), tokens(40)
+    ours, tap = load_module(theirs, dtype=torch.bfloat16), keep_all()
+    with torch.no_grad():
+        ours(prompt, tap=tap)
+        assert torch.equal(tap.kept["hook_embed"], theirs.get_input_embeddings()(prompt))
+        assert torch.equal(tap.kept["hook_embed"], ours.token_vectors[prompt])
+        unrounded = (theirs.get_input_embeddings().weight[prompt].float() * 32**0.5).bfloat16()
+    assert not torch.equal(tap.kept["hook_embed"], unrounded)
