@@ -94,7 +94,9 @@ def turn_back(model: probe.GPT, length: int) -> Callable[[Tensor], Tensor]:
 
     def unturned(value: Tensor) -> Tensor:
         cos, sin = rotary_turn(model.config, torch.arange(length)[None].to(value.device), value.dtype, length)
-        return rotate(value, (cos, -sin)) / cos[:, :1]  # some kinds of scaling also stretch, by the cosine at 0
+        still = value.shape[-1] - cos.shape[-1]  # of heads of which a part turns
+        stretch = torch.nn.functional.pad(cos[:, :1], (0, still), value=1.0)  # by some kinds of scaling
+        return rotate(value, (cos, -sin)) / stretch
 
     return unturned
 

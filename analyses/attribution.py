@@ -203,12 +203,15 @@ def _busiest(found: LogitAttribution, n: int = 8) -> list[tuple[int, int, int, f
 
 def _asks(model: probe.GPT, layer: int, neuron: int) -> str:
     weights = model.W_gate if model.config.gated_mlp else model.W_in
-    direction = weights[layer][:, neuron].detach() * model.blocks[layer].ln2.w.detach()
+    direction = weights[layer][:, neuron].detach() * model.blocks[layer].ln2.gain.detach()
     return _tokens(model, torch.nn.functional.normalize(model.W_E.detach(), dim=-1) @ direction)
 
 
 def _answers(model: probe.GPT, layer: int, neuron: int, sign: float, capitals: list[str]) -> tuple[str, str]:
-    direction = model.W_out[layer][neuron].detach() * model.ln_final.w.detach()
+    written = model.W_out[layer][neuron].detach()
+    if model.config.post_norms:
+        written = written * model.blocks[layer].ln2_post.gain.detach()
+    direction = written * model.ln_final.gain.detach()
     raised = (direction @ model.W_U.detach()) * (1 if sign >= 0 else -1)
     return _tokens(model, raised), capitals[int(raised[_ids(model, capitals)].argmax())].strip()
 

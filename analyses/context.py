@@ -146,8 +146,9 @@ def _story(
     model: probe.GPT, word: str, texts: list[str], watch: list[str], start: bool, tuned: TunedLens | None
 ) -> tuple[PageSection, pandas.DataFrame]:
     """The ranks of telling tokens at the word, in each text, after some layers."""
-    sites = ["resid_pre", "resid_mid", "resid_post"]
-    rec = probe.record(model, texts, sites=sites, positions=-1, document_start=start, logits=False)
+    rec = probe.record(
+        model, texts, sites=["resid_pre", "resid_post"], positions=-1, document_start=start, logits=False
+    )
     readout = probe.logit_lens(model, rec, sites=["resid_pre", "resid_post"], watch=watch, tuned=tuned)
     shown = range(0, len(readout.places), max(1, (len(readout.places) - 1) // 5))
     rows = [_ranks_row(readout, n, place) for n in range(len(texts)) for place in shown]

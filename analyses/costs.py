@@ -13,10 +13,10 @@ import torch
 from _script import Answer, Say, main, origin
 
 import probe
+from probe.attention import KeyValueCache
 from probe.errors import BadPrompt
 from probe.figures.page import PageSection, Table
 from probe.flop_count import attention_flops
-from probe.gpt import KeyValueCache
 from probe.prompts import read_prompts
 
 QUESTION = "What does attention cost, what do caches and tokens save?"

@@ -9,6 +9,7 @@ from probe.errors import BadPrompt
 from probe.figures.lens import lens_lines, place_label
 from probe.figures.page import PageSection, Table
 from probe.methods.lens import LensReadout
+from probe.sites import residual_sites
 from probe.tokens import show_token
 
 QUESTION = "Where in the layers does “ Paris” become the answer?"
@@ -56,7 +57,7 @@ def ask(model: probe.GPT, quick: bool, say: Say) -> Answer:
     facts = one_token_answers(model, dict(list(FACTS.items())[:QUICK]) if quick else FACTS)
     say("running the prompts")
     recording = probe.record(
-        model, list(facts), sites=["resid_pre", "resid_mid", "resid_post"], positions=-1,
+        model, list(facts), sites=residual_sites(model.config), positions=-1,
         document_start=start, logits=False,
     )  # fmt: skip
     answers = list(facts.values())
@@ -100,11 +101,10 @@ def _section(kind: str, readout: LensReadout, facts: dict[str, str]) -> PageSect
     if known:
         at = torch.tensor(known).float().quantile(torch.tensor([0.25, 0.5, 0.75])).round().int().tolist()
         first, middle, last = (place_label(readout.places[place]) for place in at)
+        words += f" Half of them are settled at or before {middle} (quartiles: {first}; {last})."
         by_attention = sum(readout.places[place].endswith("resid_mid") for place in known)
-        words += (
-            f" Half of them are settled at or before {middle} (quartiles: {first}; {last}). Attention settled "
-            f"{by_attention}, an MLP {len(known) - by_attention}."
-        )
+        if any(place.endswith("resid_mid") for place in readout.places):  # not where both work in parallel
+            words += f" Attention settled {by_attention}, an MLP {len(known) - by_attention}."
     worse = int(readout.worse_than_uniform[:, :, 0].float().mean(1).gt(0.5).sum())
     return PageSection(
         f"Through the {kind} lens",

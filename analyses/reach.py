@@ -11,6 +11,7 @@ from probe.figures.page import PageSection, Table
 from probe.methods.lens import LensReadout
 from probe.methods.tuned_lens import TunedLens
 from probe.prompts import read_prompts
+from probe.sites import residual_sites
 from probe.tokens import show_token
 
 QUESTION = "How far back does context reach, and what does the last vector hold?"
@@ -120,7 +121,7 @@ def _baked(
     model: probe.GPT, text: str, watch: list[str], heading: str, start: bool, tuned: TunedLens | None
 ) -> tuple[PageSection, pandas.DataFrame]:
     """The names' ranks at the last vector, layer by layer."""
-    sites = ["resid_pre", "resid_mid", "resid_post"]
+    sites = residual_sites(model.config)
     rec = probe.record(model, text, sites=sites, positions=-1, document_start=start, logits=False)
     readout = probe.logit_lens(model, rec, watch=watch, tuned=tuned)
     ends = [place for place, name in enumerate(readout.places) if not name.endswith("resid_mid")]

@@ -29,7 +29,7 @@ from probe.methods._replacement import Value
 from probe.methods._schedule import SweepPlan
 from probe.methods._units import Kind
 from probe.methods.analogies import Analogy, Measure, Neighbours
-from probe.methods.circuits import TokenEffects
+from probe.methods.circuits import TokenEffects, head_writes_sites
 from probe.methods.heads import SCORES
 from probe.methods.lens import LensDifference, LensReadout
 from probe.methods.surprise import TextScores
@@ -37,6 +37,7 @@ from probe.methods.tuned_lens import find_tuned_lens
 from probe.plan import flops_per_second
 from probe.prompts import str_tokens, token_id
 from probe.recording import Recording
+from probe.sites import residual_sites
 
 sys.path.append(str(find_folder("analyses")))
 import introduction
@@ -196,7 +197,7 @@ def head_written(
     """What a head added at one token, as logits."""
     model = load_model(name)
     recording = probe.record(
-        model, [list(ids)], sites=["z", "ln_final.scale"], layers=layer, positions=query, logits=False,
+        model, [list(ids)], sites=head_writes_sites(model), layers=layer, positions=query, logits=False,
         interventions=edits(taken_out, len(ids)),
     )  # fmt: skip
     return probe.head_writes(model, recording, layer, head, position=query)
@@ -330,8 +331,9 @@ def lens_change(name: str, ids: tuple[int, ...], taken_out: TakenOut, tuned: boo
 
 
 def _streams(name: str, ids: tuple[int, ...], taken_out: TakenOut) -> Recording:
+    model = load_model(name)
     return probe.record(
-        load_model(name), [list(ids)], sites=["resid_pre", "resid_mid", "resid_post"],
+        model, [list(ids)], sites=residual_sites(model.config),
         positions=lens_positions(len(ids)), interventions=edits(taken_out, len(ids)),
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """GPTConfig: the shape of a GPT, and the choices that tell one family from another.
 
-A family (GPT-2, Llama, Mistral, Qwen 2) is a set of values here; `gpt.py` has no word for it.
+A family (GPT-2, GPT-Neo, GPT-NeoX, Llama, Mistral, Qwen 2 and 3, Gemma 2, Phi) is a set of values here; `gpt.py` has no
+word for it.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from probe.errors import BadShape, OutOfRange, UnsupportedModel, check_choice
 
-Norm = Literal["layer", "rms"]
+Norm = Literal["layer", "rms", "rms_plus_one"]
 Positions = Literal["learned", "rotary"]
 Activation = Literal["gelu", "gelu_tanh", "gelu_quick", "relu", "silu"]
 RotaryScalingKind = Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
@@ -86,22 +87,41 @@ class GPTConfig:
     n_kv_heads: int | None = None
     """Key and value heads; query head h reads key head h // (n_heads / n_kv_heads). None: as many as query heads."""
     norm: Norm = "layer"
+    """"rms_plus_one": an RMSNorm whose gain is 1 + its weight."""
     norm_eps: float = 1e-5
     positions: Positions = "learned"
     rotary_theta: float = 10_000.0
+    rotary_dim: int | None = None
+    """How many dimensions of each head turn with position, the first ones. None: all of them."""
     rotary_scaling: RotaryScaling | None = None
     activation: Activation = "gelu_tanh"
     gated_mlp: bool = False
     """MLP output = (activation(x W_gate) * x W_in) W_out instead of activation(x W_in) W_out."""
     qkv_bias: bool = True
+    qk_norm: bool = False
+    """Queries and keys are normalised, each head by itself, before they turn with position."""
     attn_out_bias: bool = True
     mlp_bias: bool = True
+    post_norms: bool = False
+    """What attention and the MLP write is normalised before it is added to the stream."""
+    parallel: bool = False
+    """Attention and MLP of a layer read the same stream, and both are added to it: there is no resid_mid."""
+    shared_norm: bool = False
+    """Of parallel layers: attention and MLP read it through one norm, ln1 and ln2 being the same weights."""
     tied_embeddings: bool = True
     """W_U is W_E transposed, one parameter."""
+    unembed_bias: bool = False
+    """A bias b_U is added to the logits."""
+    embed_scale: float | None = None
+    """Token vectors are multiplied by this, rounded to the weights' dtype, as they enter the stream. None: by 1."""
+    logit_soft_cap: float | None = None
+    """Logits become cap * tanh(logit / cap), at last. None: they are not capped."""
     attn_scale: float | None = None
     """Factor on query . key before the softmax. None: 1 / sqrt(d_head)."""
     attn_scale_by_layer: bool = False
     """Divide that factor by (layer + 1) as well."""
+    attn_soft_cap: float | None = None
+    """Scores become cap * tanh(score / cap), before the mask. None: they are not capped."""
     windows: tuple[int | None, ...] | None = None
     """Per layer, how many tokens back a query sees, itself included. None: all of them."""
 
@@ -119,10 +139,12 @@ class GPTConfig:
             raise BadShape(f"{self.n_heads} query heads do not divide into {self.kv_heads} key heads")
         if self.positions == "rotary" and self.d_head % 2:
             raise BadShape(f"d_head {self.d_head}: rotary positions turn pairs of dimensions, so it must be even")
-        if self.positions == "learned" and self.rotary_scaling is not None:
-            raise UnsupportedModel("rotary_scaling was given, but positions are learned")
+        for name in ("rotary_scaling", "rotary_dim"):
+            if self.positions == "learned" and getattr(self, name) is not None:
+                raise UnsupportedModel(f"{name} was given, but positions are learned")
         if self.positions == "rotary":
             self._check_rotary()
+        self._check_norms()
         if self.windows is not None and len(self.windows) != self.n_layers:
             raise BadShape(f"windows has {len(self.windows)} entries for {self.n_layers} layers")
         for window in self.windows or ():
@@ -131,16 +153,34 @@ class GPTConfig:
         if not (self.norm_eps >= 0 and math.isfinite(self.norm_eps)):
             raise OutOfRange(f"norm_eps {self.norm_eps!r}: expected a finite number of at least 0")
 
+    def _check_norms(self) -> None:
+        if self.qk_norm and self.positions != "rotary":
+            raise UnsupportedModel("qk_norm was given, but positions are learned")
+        for name in ("qk_norm", "post_norms"):
+            if getattr(self, name) and self.norm == "layer":
+                raise UnsupportedModel(f"{name} needs an RMSNorm, but norm is 'layer'")
+        if self.shared_norm and not self.parallel:
+            raise UnsupportedModel("shared_norm was given, but attention and MLP do not read the same stream")
+        for name in ("embed_scale", "attn_soft_cap", "logit_soft_cap"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise OutOfRange(f"{name} {value!r}: expected a finite number above 0, or None")
+
     def _check_rotary(self) -> None:
+        if self.turned not in range(2, self.d_head + 1, 2):
+            raise BadShape(
+                f"rotary_dim {self.rotary_dim!r}: pairs of dimensions turn, expected an even number of at most "
+                f"d_head = {self.d_head}"
+            )
         if not 0 < self.rotary_theta < math.inf:
             raise OutOfRange(f"rotary_theta {self.rotary_theta!r}: expected a finite number above 0")
         scaling = self.rotary_scaling
-        if scaling is not None and scaling.kind == "dynamic" and self.d_head == 2:
+        if scaling is not None and scaling.kind == "dynamic" and self.turned == 2:
             raise BadShape("d_head 2: rotary scaling 'dynamic' needs at least two pairs of dimensions")
         for name in ("short_factor", "long_factor") if scaling is not None and scaling.kind == "longrope" else ():
             factors = getattr(scaling, name)
-            if len(factors) != self.d_head // 2:
-                raise BadShape(f"{name} has {len(factors)} entries, expected one for each of {self.d_head // 2} pairs")
+            if len(factors) != self.turned // 2:
+                raise BadShape(f"{name} has {len(factors)} entries, expected one for each of {self.turned // 2} pairs")
 
     @property
     def kv_heads(self) -> int:
@@ -152,6 +192,11 @@ class GPTConfig:
     def heads_per_group(self) -> int:
         """Query heads that share one key and value head."""
         return self.n_heads // self.kv_heads
+
+    @property
+    def turned(self) -> int:
+        """Dimensions of each head that rotary positions turn: rotary_dim, never None."""
+        return self.d_head if self.rotary_dim is None else self.rotary_dim
 
     def scale_of_layer(self, layer: int) -> float:
         """The factor on query . key in this layer."""

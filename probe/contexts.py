@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from probe.attention import KeyValueCache
 from probe.errors import BadPrompt, NumbersBroke, UnknownName, check_choice
-from probe.gpt import GPT, KeyValueCache
+from probe.gpt import GPT
 from probe.prompts import read_prompts
 from probe.provenance import fingerprint, provenance
 from probe.sites import full_name, site_dims, split_name

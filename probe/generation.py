@@ -16,9 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.attention import KeyValueCache
 from probe.errors import BadIntervention, BadPrompt, OutOfRange, as_integer, check_index
-from probe.gpt import GPT, KeyValueCache, at_least_float32
+from probe.gpt import GPT
 from probe.interventions import Edits, Effect, Intervention, list_interventions, plan_edits
+from probe.norms import at_least_float32
 from probe.prompts import PromptBatch, Prompts, read_prompts, str_tokens, token_id
 from probe.provenance import provenance
 from probe.recording import run

@@ -9,193 +9,21 @@ Source: Radford et al., "Language models are unsupervised multitask learners" (2
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from probe.attention import Attention, KeyValueCache, Seen
 from probe.config import GPTConfig
 from probe.errors import BadPrompt, BadShape, OutOfRange
+from probe.linear import affine, bias
 from probe.named_weights import NamedWeights
-from probe.rotary import Turn, rotary_turn, rotate
-
-Resid = Float[Tensor, "batch pos d_model"]
-
-
-@runtime_checkable
-class Tap(Protocol):
-    """What watches a pass. `NO_TAP` watches nothing."""
-
-    def __call__(self, name: str, value: Tensor) -> Tensor:
-        """See one value; the pass goes on with what is returned."""
-        ...
-
-    def wants(self, name: str) -> bool:
-        """Whether this value is wanted; attention computes scores and pattern one by one only if it is."""
-        ...
-
-    def scope(self, prefix: str) -> "Tap":
-        """The same tap, for a module whose names all begin with `prefix`."""
-        ...
-
-
-class NoTap:
-    """Lets every value pass."""
-
-    def __call__(self, name: str, value: Tensor) -> Tensor:
-        return value
-
-    def wants(self, name: str) -> bool:
-        return False
-
-    def scope(self, prefix: str) -> "NoTap":
-        return self
-
-
-NO_TAP = NoTap()
-
-
-@runtime_checkable
-class Seen(Protocol):
-    """What attention asks of a cache: keys and values of tokens that came before, to stand before the new ones."""
-
-    length: int
-    """How many tokens those are."""
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values of a layer, (batch, seen + new, kv_head, d_head), given the new ones."""
-        ...
-
-
-class KeyValueCache:
-    """Keys (after rotation) and values of the tokens already seen, so that each new token costs only itself.
-
-    Belongs to one conversation: pass it to consecutive calls of one model. `capacity` tokens are set aside at once.
-    """
-
-    def __init__(self, capacity: int):
-        self.capacity = capacity
-        self.length = 0
-        """Tokens seen so far."""
-        self._keys: dict[int, Tensor] = {}
-        self._values: dict[int, Tensor] = {}
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values; return all of them, (batch, seen + new, kv_head, d_head)."""
-        end = self.length + k.shape[1]
-        if end > self.capacity:
-            raise OutOfRange(f"key/value cache: token {end} does not fit its capacity of {self.capacity}")
-        for store, new in ((self._keys, k), (self._values, v)):
-            if layer not in store:
-                store[layer] = new.new_empty(new.shape[0], self.capacity, *new.shape[2:])
-            store[layer][:, self.length : end] = new
-        return self._keys[layer][:, :end], self._values[layer][:, :end]
-
-    def repeated(self, n: int, capacity: int) -> "KeyValueCache":
-        """A cache of its own for n texts that all begin with the one text that this cache has seen."""
-        copy = KeyValueCache(capacity)
-        copy.length = self.length
-        for old, new in ((self._keys, copy._keys), (self._values, copy._values)):
-            for layer, seen in old.items():
-                new[layer] = seen.new_empty(n, capacity, *seen.shape[2:])
-                new[layer][:, : self.length] = seen[:, : self.length]
-        return copy
-
-
-class LayerNorm(nn.Module):
-    """(x - mean) / standard deviation, times a gain, plus a bias."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        self.eps = config.norm_eps
-        self.w = nn.Parameter(torch.ones(config.d_model))
-        self.b = nn.Parameter(torch.zeros(config.d_model))
-
-    def forward(self, x: Resid, tap: Tap = NO_TAP) -> Resid:
-        centred = at_least_float32(x)
-        centred = centred - centred.mean(-1, keepdim=True)
-        scale = tap("hook_scale", (centred.square().mean(-1, keepdim=True) + self.eps).sqrt())
-        return tap("hook_normalized", (centred / scale).to(x.dtype)) * self.w + self.b
-
-
-class RMSNorm(nn.Module):
-    """x / root mean square, times a gain."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        self.eps = config.norm_eps
-        self.w = nn.Parameter(torch.ones(config.d_model))
-
-    def forward(self, x: Resid, tap: Tap = NO_TAP) -> Resid:
-        precise = at_least_float32(x)
-        scale = tap("hook_scale", (precise.square().mean(-1, keepdim=True) + self.eps).sqrt())
-        return tap("hook_normalized", (precise / scale).to(x.dtype)) * self.w
-
-
-class Attention(nn.Module):
-    """Each token asks a question (query), finds whom it concerns (keys), and takes in what they offer (values)."""
-
-    def __init__(self, config: GPTConfig, layer: int):
-        super().__init__()
-        self.layer, self.window, self.scale = layer, config.window_of_layer(layer), config.scale_of_layer(layer)
-        self.n_heads, self.kv_heads, self.d_head = config.n_heads, config.kv_heads, config.d_head
-        query, key = config.n_heads * config.d_head, config.kv_heads * config.d_head
-        self.W_Q = nn.Parameter(torch.empty(config.d_model, query))
-        self.W_K = nn.Parameter(torch.empty(config.d_model, key))
-        self.W_V = nn.Parameter(torch.empty(config.d_model, key))
-        self.W_O = nn.Parameter(torch.empty(query, config.d_model))
-        self.b_Q = bias(query, config.qkv_bias)
-        self.b_K = bias(key, config.qkv_bias)
-        self.b_V = bias(key, config.qkv_bias)
-        self.b_O = bias(config.d_model, config.attn_out_bias)
-
-    def forward(self, x: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
-        q = tap("hook_q", affine(x, self.W_Q, self.b_Q).unflatten(-1, (self.n_heads, self.d_head)))
-        k = tap("hook_k", affine(x, self.W_K, self.b_K).unflatten(-1, (self.kv_heads, self.d_head)))
-        v = tap("hook_v", affine(x, self.W_V, self.b_V).unflatten(-1, (self.kv_heads, self.d_head)))
-        if turn is not None:
-            q, k = tap("hook_rot_q", rotate(q, turn)), tap("hook_rot_k", rotate(k, turn))
-        if cache is not None:
-            k, v = cache.extend(self.layer, k, v)
-        asked = tap.wants("hook_attn_scores") or tap.wants("hook_pattern")
-        z = tap("hook_z", self.step_by_step(q, k, v, tap) if asked else self.fused(q, k, v))
-        return affine(z.flatten(-2), self.W_O, self.b_O)
-
-    def step_by_step(
-        self,
-        q: Float[Tensor, "batch query_pos head d_head"],
-        k: Float[Tensor, "batch key_pos kv_head d_head"],
-        v: Float[Tensor, "batch key_pos kv_head d_head"],
-        tap: Tap,
-    ) -> Float[Tensor, "batch query_pos head d_head"]:
-        """Scores, mask, softmax, mixture, one at a time. The heads of a group share one product with their key."""
-        batch, n_query, n_key = q.shape[0], q.shape[1], k.shape[1]
-        grouped = q.transpose(1, 2).reshape(batch, self.kv_heads, -1, self.d_head)
-        scores = grouped @ k.permute(0, 2, 3, 1) * self.scale
-        scores = tap("hook_attn_scores", scores.view(batch, self.n_heads, n_query, n_key))
-        visible = visible_keys(n_query, n_key, self.window, q.device)
-        pattern = at_least_float32(scores.masked_fill(~visible, -torch.inf)).softmax(-1).to(v.dtype)
-        pattern = tap("hook_pattern", pattern)
-        z = pattern.reshape(batch, self.kv_heads, -1, n_key) @ v.transpose(1, 2)
-        return z.view(batch, self.n_heads, n_query, self.d_head).transpose(1, 2)
-
-    def fused(
-        self,
-        q: Float[Tensor, "batch query_pos head d_head"],
-        k: Float[Tensor, "batch key_pos kv_head d_head"],
-        v: Float[Tensor, "batch key_pos kv_head d_head"],
-    ) -> Float[Tensor, "batch query_pos head d_head"]:
-        """The same in one kernel that never holds the scores; it agrees to rounding."""
-        n_query, n_key, group = q.shape[1], k.shape[1], self.n_heads // self.kv_heads
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        if group > 1:
-            k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-        causal = n_query == n_key and (self.window is None or self.window >= n_key)
-        mask = None if causal else visible_keys(n_query, n_key, self.window, q.device)
-        z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale)
-        return z.transpose(1, 2)
+from probe.norms import NORMS, Unchanged, soft_cap
+from probe.rotary import Turn, rotary_turn
+from probe.tap_protocol import NO_TAP, Resid, Tap
 
 
 class MLP(nn.Module):
@@ -235,8 +63,12 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
-        self.ln1, self.attn = NORMS[config.norm](config), Attention(config, layer)
-        self.ln2, self.mlp = NORMS[config.norm](config), (GatedMLP if config.gated_mlp else MLP)(config)
+        norm = NORMS[config.norm]
+        self.ln1, self.attn = norm(config), Attention(config, layer)
+        self.ln2 = self.ln1 if config.shared_norm else norm(config)
+        self.mlp = (GatedMLP if config.gated_mlp else MLP)(config)
+        self.ln1_post = norm(config) if config.post_norms else Unchanged()
+        self.ln2_post = norm(config) if config.post_norms else Unchanged()
 
     def forward(self, resid: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
         return self.add_mlp(self.add_attention(resid, tap, turn, cache), tap)
@@ -246,13 +78,29 @@ class Block(nn.Module):
     ) -> Resid:
         """The first half of a layer: tokens talk."""
         resid = tap("hook_resid_pre", resid)
-        attn_out = self.attn(self.ln1(resid, tap.scope("ln1")), tap.scope("attn"), turn, cache)
-        return tap("hook_resid_mid", resid + tap("hook_attn_out", attn_out))
+        return tap("hook_resid_mid", resid + self.attn_out(resid, tap, turn, cache))
 
     def add_mlp(self, resid: Resid, tap: Tap = NO_TAP) -> Resid:
         """The second half: each token by itself."""
-        mlp_out = self.mlp(self.ln2(resid, tap.scope("ln2")), tap.scope("mlp"))
-        return tap("hook_resid_post", resid + tap("hook_mlp_out", mlp_out))
+        return tap("hook_resid_post", resid + self.mlp_out(resid, tap))
+
+    def attn_out(self, resid: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
+        """What attention adds to the stream that it reads."""
+        written = self.attn(self.ln1(resid, tap.scope("ln1")), tap.scope("attn"), turn, cache)
+        return tap("hook_attn_out", self.ln1_post(written, tap.scope("ln1_post")))
+
+    def mlp_out(self, resid: Resid, tap: Tap = NO_TAP) -> Resid:
+        """What the MLP adds to the stream that it reads."""
+        written = self.mlp(self.ln2(resid, tap.scope("ln2")), tap.scope("mlp"))
+        return tap("hook_mlp_out", self.ln2_post(written, tap.scope("ln2_post")))
+
+
+class ParallelBlock(Block):
+    """A layer whose attention and MLP read the same stream, neither seeing what the other adds."""
+
+    def forward(self, resid: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
+        resid = tap("hook_resid_pre", resid)
+        return tap("hook_resid_post", resid + self.attn_out(resid, tap, turn, cache) + self.mlp_out(resid, tap))
 
 
 class Embedding(nn.Module):
@@ -260,15 +108,20 @@ class Embedding(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
+        self.scale = config.embed_scale
         self.W_E = nn.Parameter(torch.empty(config.d_vocab, config.d_model))
         learned = config.positions == "learned"
         self.W_pos = nn.Parameter(torch.empty(config.n_ctx, config.d_model)) if learned else None
 
     def forward(self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "1 pos"], tap: Tap = NO_TAP) -> Resid:
-        resid = tap("hook_embed", F.embedding(tokens.long(), self.W_E))
+        resid = tap("hook_embed", self.scaled(F.embedding(tokens.long(), self.W_E)))
         if self.W_pos is None:
             return resid
         return resid + tap("hook_pos_embed", F.embedding(positions.expand_as(tokens), self.W_pos))
+
+    def scaled(self, vectors: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """Rows of W_E as they enter the stream; the factor is rounded to their dtype, as such models were trained."""
+        return vectors if self.scale is None else vectors * vectors.new_full((), self.scale)
 
 
 class Unembedding(nn.Module):
@@ -277,6 +130,8 @@ class Unembedding(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.W_U = None if config.tied_embeddings else nn.Parameter(torch.empty(config.d_model, config.d_vocab))
+        self.b_U = bias(config.d_vocab, config.unembed_bias)
+        self.soft_cap = soft_cap(config.logit_soft_cap)
 
 
 class GPT(NamedWeights, nn.Module):
@@ -293,7 +148,9 @@ class GPT(NamedWeights, nn.Module):
         self.name = name
         """What results call this model."""
         self.embed = Embedding(config)
-        self.blocks: Sequence[Block] = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))  # type: ignore[assignment]
+        self.blocks: Sequence[Block] = nn.ModuleList(
+            (ParallelBlock if config.parallel else Block)(config, layer) for layer in range(config.n_layers)
+        )  # type: ignore[assignment]
         self.ln_final = NORMS[config.norm](config)
         self.unembed = Unembedding(config)
         if not self.W_E.is_meta:  # shapes alone: nothing to draw, and drawing would import torch's symbolic half (2 s)
@@ -355,7 +212,17 @@ class GPT(NamedWeights, nn.Module):
         final = self.ln_final(resid, tap.scope("ln_final"))
         if unembed_at is not None:
             final = final.gather(1, unembed_at[..., None].expand(-1, -1, final.shape[-1]))
-        return affine(final, self.W_U, None)
+        return self.logits_of(final)
+
+    def logits_of(
+        self, final: Float[Tensor, "batch kept d_model"], tokens: Int[Tensor, "batch token"] | None = None
+    ) -> Float[Tensor, "batch kept token"]:
+        """Raw logits from what the final norm gives: of every token, or of a few (each batch row has its own)."""
+        b_U = self.unembed.b_U
+        if tokens is None:
+            return self.unembed.soft_cap(affine(final, self.W_U, b_U))
+        logits = torch.einsum("bkd,btd->bkt", final, self.W_U.T[tokens])
+        return self.unembed.soft_cap(logits if b_U is None else logits + b_U[tokens][:, None])
 
     @torch.no_grad()
     def draw_weights(self, generator: torch.Generator | None = None) -> None:
@@ -364,7 +231,7 @@ class GPT(NamedWeights, nn.Module):
         for name, parameter in self.named_parameters():
             kind = name.rsplit(".", 1)[-1]
             if kind == "w":
-                parameter.fill_(1.0)
+                parameter.fill_(0.0 if self.config.norm == "rms_plus_one" else 1.0)
             elif kind.startswith("b"):
                 parameter.zero_()
             else:
@@ -390,7 +257,6 @@ def gelu_quick(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-NORMS: dict[str, Callable[[GPTConfig], nn.Module]] = {"layer": LayerNorm, "rms": RMSNorm}
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": gelu_tanh,
@@ -398,48 +264,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "silu": F.silu,
 }
-
-
-def affine(x: Float[Tensor, "... n"], weight: Float[Tensor, "n m"], offset: Tensor | None) -> Float[Tensor, "... m"]:
-    """x weight + offset, for weights stored as (in, out)."""
-    if x.numel() == x.shape[-1] and x.device.type == "cpu" and not torch.is_grad_enabled():
-        product = times_matrix(x.reshape(-1), weight).view(*x.shape[:-1], -1)
-        return product if offset is None else product + offset
-    return F.linear(x, weight.T, offset)
-
-
-def times_matrix(x: Float[Tensor, " n"], weight: Float[Tensor, "n m"]) -> Float[Tensor, " m"]:
-    """One vector times a matrix, every thread with a share of it: a cached step of generation is little else.
-
-    torch's own product of one row mostly runs on one thread. Streaming the default model's weights on two cores it
-    reaches 11-14 GB/s, this 17-25, and 31 in place of 12 for the unembedding, which is stored as (out, in).
-    """
-    threads = torch.get_num_threads()
-    by_output = weight.T.is_contiguous()  # the unembedding, where it is the embedding
-    if weight.shape[int(by_output)] % threads:
-        return x @ weight
-    if by_output:
-        return torch.bmm(weight.T.view(threads, -1, len(x)), x.expand(threads, 1, -1).mT).flatten()
-    return torch.bmm(x.view(threads, 1, -1), weight.view(threads, -1, weight.shape[1])).sum(0)[0]
-
-
-def bias(size: int, present: bool) -> nn.Parameter | None:
-    """A bias, or none."""
-    return nn.Parameter(torch.empty(size)) if present else None
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Norms and softmax lose too much in half precision; float64 stays float64."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def visible_keys(
-    n_query: int, n_key: int, window: int | None, device: torch.device
-) -> Bool[Tensor, "query_pos key_pos"]:
-    """Which keys each query sees: itself and those before it, at most `window` of them. Queries are the last tokens."""
-    key = torch.arange(n_key, device=device)
-    query = torch.arange(n_key - n_query, n_key, device=device)[:, None]
-    return key <= query if window is None else (key <= query) & (key > query - window)
 
 
 def check_tokens(config: GPTConfig, tokens: Tensor, *, seen: int = 0) -> None:

@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import BadPrompt, BadShape, NumbersBroke, OutOfRange, UnknownName, check_index
-from probe.gpt import GPT, at_least_float32
+from probe.gpt import GPT
+from probe.norms import at_least_float32
 from probe.prompts import PromptBatch, Prompts, read_prompts, token_id
 
 Tokens = str | int | Sequence[str] | Sequence[int]

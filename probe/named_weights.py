@@ -87,6 +87,11 @@ class NamedWeights:
         return self.embed.W_E
 
     @property
+    def token_vectors(self) -> Float[Tensor, "d_vocab d_model"]:
+        """W_E as it enters the residual stream: times the embedding's scale, where it has one."""
+        return self.embed.scaled(self.W_E)
+
+    @property
     def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
         """Each position's own vector.
 
@@ -103,10 +108,22 @@ class NamedWeights:
         return self.embed.W_E.T if self.unembed.W_U is None else self.unembed.W_U
 
     @property
+    def b_U(self) -> Float[Tensor, " d_vocab"]:
+        """What is added to the logits.
+
+        Raises:
+            ProbeError: the unembedding has no bias.
+        """
+        if self.unembed.b_U is None:
+            raise ProbeError("no b_U: this model's unembedding has no bias")
+        return self.unembed.b_U
+
+    @property
     def logit_directions(self) -> Float[Tensor, "d_model d_vocab"]:
         """W_U as the normalised residual stream meets it: the final norm's gain folded in, and the mean that a
         LayerNorm subtracts taken out. Without graph, in float32 or better."""
-        weight, gain = (w.detach().to(torch.promote_types(w.dtype, torch.float32)) for w in (self.W_U, self.ln_final.w))
+        both = self.W_U, self.ln_final.gain
+        weight, gain = (w.detach().to(torch.promote_types(w.dtype, torch.float32)) for w in both)
         folded = gain[:, None] * weight
         return folded - folded.mean(0) if self.config.norm == "layer" else folded
 

@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probe.attention import KeyValueCache
 from probe.config import GPTConfig
 from probe.errors import BadIntervention, BrokenFile, NumbersBroke, SiteNotRecorded, UnknownName, check_index
-from probe.gpt import GPT, KeyValueCache
+from probe.gpt import GPT
 from probe.interventions import Effect, Intervention, contains_infinity, contains_nan
 from probe.prompts import Prompts, str_tokens
 from probe.provenance import provenance

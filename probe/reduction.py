@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from probe.errors import BadShape, unknown_name
-from probe.gpt import at_least_float32
+from probe.norms import at_least_float32
 
 NamedReduction = Literal["mean", "sum", "mean per position"]
 Reduction = NamedReduction | Callable[[Tensor, Bool[Tensor, "batch pos"]], Tensor]

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from probe.config import GPTConfig, RotaryScaling
 
-Turn = tuple[Float[Tensor, "#batch pos 1 d_head"], Float[Tensor, "#batch pos 1 d_head"]]
-"""Cosines and sines by position, the same for every head."""
+Turn = tuple[Float[Tensor, "#batch pos 1 turned"], Float[Tensor, "#batch pos 1 turned"]]
+"""Cosines and sines by position, the same for every head, of the dimensions that turn."""
 
 
 def rotary_turn(config: GPTConfig, positions: Int[Tensor, "#batch pos"], dtype: torch.dtype, length: int) -> Turn:
-    """Cosine and sine of every angle: position times frequency, the frequencies repeated for both halves of a head.
+    """Cosine and sine of every angle: position times frequency, the frequencies repeated for both halves of what turns.
 
     `length` is the number of tokens of the prompt, on which two kinds of scaling depend. Angles are computed in
     float32 (float64 for a float64 model), as the models were trained, and then cast.
@@ -30,10 +30,15 @@ def rotary_turn(config: GPTConfig, positions: Int[Tensor, "#batch pos"], dtype: 
 
 
 def rotate(x: Float[Tensor, "batch pos head d_head"], turn: Turn) -> Float[Tensor, "batch pos head d_head"]:
-    """Turn each pair (i, i + d_head / 2) of dimensions by its angle; lengths stay, relative angles tell distance."""
+    """Turn each pair (i, i + turned / 2) of the first `turned` dimensions by its angle; the others stay as they are.
+
+    Lengths stay, relative angles tell distance.
+    """
     cos, sin = turn
+    x, still = x.split([cos.shape[-1], x.shape[-1] - cos.shape[-1]], dim=-1)
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    x = x * cos + torch.cat([-second, first], dim=-1) * sin
+    return torch.cat([x, still], dim=-1) if still.shape[-1] else x
 
 
 def rotary_frequencies(
@@ -42,28 +47,28 @@ def rotary_frequencies(
     """Radians per position of each pair of dimensions, and the factor on cosines and sines."""
     scaling = config.rotary_scaling
     if scaling is None:
-        return _frequencies(config.rotary_theta, config.d_head, dtype, device), 1.0
+        return _frequencies(config.rotary_theta, config.turned, dtype, device), 1.0
     return _SCALED[scaling.kind](config, scaling, length, dtype, device)
 
 
-def _frequencies(theta: float, d_head: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    exponent = torch.arange(0, d_head, 2, dtype=dtype, device=device) / d_head
+def _frequencies(theta: float, turned: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    exponent = torch.arange(0, turned, 2, dtype=dtype, device=device) / turned
     return 1.0 / theta**exponent
 
 
 def _linear(config: GPTConfig, scaling: RotaryScaling, length: int, dtype: torch.dtype, device: torch.device):
-    return _frequencies(config.rotary_theta, config.d_head, dtype, device) / scaling.factor, 1.0
+    return _frequencies(config.rotary_theta, config.turned, dtype, device) / scaling.factor, 1.0
 
 
 def _dynamic(config: GPTConfig, scaling: RotaryScaling, length: int, dtype: torch.dtype, device: torch.device):
-    original, d_head = scaling.original_n_ctx, config.d_head
+    original, turned = scaling.original_n_ctx, config.turned
     assert original is not None, "checked by RotaryScaling"
     stretch = scaling.factor * max(length, original) / original - (scaling.factor - 1)
-    return _frequencies(config.rotary_theta * stretch ** (d_head / (d_head - 2)), d_head, dtype, device), 1.0
+    return _frequencies(config.rotary_theta * stretch ** (turned / (turned - 2)), turned, dtype, device), 1.0
 
 
 def _llama3(config: GPTConfig, scaling: RotaryScaling, length: int, dtype: torch.dtype, device: torch.device):
-    frequency = _frequencies(config.rotary_theta, config.d_head, dtype, device)
+    frequency = _frequencies(config.rotary_theta, config.turned, dtype, device)
     assert scaling.original_n_ctx is not None, "checked by RotaryScaling"
     turns = scaling.original_n_ctx * frequency / (2 * math.pi)  # in the original context
     keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
@@ -72,19 +77,19 @@ def _llama3(config: GPTConfig, scaling: RotaryScaling, length: int, dtype: torch
 
 
 def _yarn(config: GPTConfig, scaling: RotaryScaling, length: int, dtype: torch.dtype, device: torch.device):
-    frequency = _frequencies(config.rotary_theta, config.d_head, dtype, device)
-    d_head, original = config.d_head, scaling.original_n_ctx
+    frequency = _frequencies(config.rotary_theta, config.turned, dtype, device)
+    turned, original = config.turned, scaling.original_n_ctx
     assert original is not None, "checked by RotaryScaling"
 
     def pair_that_turns(times: float) -> float:
-        return d_head * math.log(original / (times * 2 * math.pi)) / (2 * math.log(config.rotary_theta))
+        return turned * math.log(original / (times * 2 * math.pi)) / (2 * math.log(config.rotary_theta))
 
     low, high = pair_that_turns(scaling.beta_fast), pair_that_turns(scaling.beta_slow)
     if scaling.truncate:
         low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, d_head - 1)
+    low, high = max(low, 0), min(high, turned - 1)
     high = high + 0.001 if low == high else high  # as published: no division by zero
-    ramp = (torch.arange(d_head // 2, dtype=dtype, device=device) - low) / (high - low)
+    ramp = (torch.arange(turned // 2, dtype=dtype, device=device) - low) / (high - low)
     keep = 1 - ramp.clamp(0, 1)
     return keep * frequency + (1 - keep) * frequency / scaling.factor, _yarn_factor(scaling)
 
@@ -104,7 +109,7 @@ def _longrope(config: GPTConfig, scaling: RotaryScaling, length: int, dtype: tor
     original = scaling.original_n_ctx
     assert original is not None, "checked by RotaryScaling"
     divisor = scaling.long_factor if length > original else scaling.short_factor
-    frequency = _frequencies(config.rotary_theta, config.d_head, dtype, device)
+    frequency = _frequencies(config.rotary_theta, config.turned, dtype, device)
     factor = scaling.attention_factor
     if factor is None:
         factor = 1.0 if scaling.factor <= 1 else math.sqrt(1 + math.log(scaling.factor) / math.log(original))

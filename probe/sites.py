@@ -32,6 +32,8 @@ _RESID = ("batch", "pos", "d_model")
 _SCALE = ("batch", "pos", "one")
 _QUERY = ("batch", "pos", "head", "d_head")
 _KEY = ("batch", "pos", "kv_head", "d_head")
+_QUERY_SCALE = ("batch", "pos", "head", "one")
+_KEY_SCALE = ("batch", "pos", "kv_head", "one")
 _PAIRS = ("batch", "head", "query_pos", "key_pos")
 _MLP = ("batch", "pos", "d_mlp")
 
@@ -48,8 +50,30 @@ def _gated(config: GPTConfig) -> bool:
     return config.gated_mlp
 
 
+def _qk_norm(config: GPTConfig) -> bool:
+    return config.qk_norm
+
+
+def _post_norms(config: GPTConfig) -> bool:
+    return config.post_norms
+
+
+def _sequential(config: GPTConfig) -> bool:
+    return not config.parallel
+
+
+_WHY_ABSENT: dict[Callable[[GPTConfig], bool], str] = {
+    _rotary: "its positions are learned, not rotary",
+    _learned: "its positions are rotary, so no position has a vector of its own",
+    _gated: "its MLP has no gate",
+    _qk_norm: "it does not normalise queries and keys",
+    _post_norms: "it does not normalise what attention and MLP write",
+    _sequential: "its attention and MLP read the same stream, resid_pre, and nothing lies between them",
+}
+
+
 BEFORE_BLOCKS = (
-    Site("embed", "hook_embed", _RESID, "each token's own vector, a row of W_E"),
+    Site("embed", "hook_embed", _RESID, "each token's own vector, a row of W_E (scaled, where a model does)"),
     Site("pos_embed", "hook_pos_embed", _RESID, "each position's own vector, a row of W_pos", _learned),
 )
 IN_BLOCK = (
@@ -59,18 +83,26 @@ IN_BLOCK = (
     Site("q", "attn.hook_q", _QUERY, "queries: what each token looks for"),
     Site("k", "attn.hook_k", _KEY, "keys: what each token can be found by"),
     Site("v", "attn.hook_v", _KEY, "values: what each token passes on when looked at"),
+    Site("q_norm.scale", "attn.q_norm.hook_scale", _QUERY_SCALE, "what the norm of each query divides by", _qk_norm),
+    Site("q_norm.normalized", "attn.q_norm.hook_normalized", _QUERY, "queries normalised, before the gain", _qk_norm),
+    Site("k_norm.scale", "attn.k_norm.hook_scale", _KEY_SCALE, "what the norm of each key divides by", _qk_norm),
+    Site("k_norm.normalized", "attn.k_norm.hook_normalized", _KEY, "keys normalised, before the gain", _qk_norm),
     Site("rot_q", "attn.hook_rot_q", _QUERY, "queries after rotation by position", _rotary),
     Site("rot_k", "attn.hook_rot_k", _KEY, "keys after rotation by position", _rotary),
     Site("attn_scores", "attn.hook_attn_scores", _PAIRS, "query . key, scaled, before the mask and the softmax"),
     Site("pattern", "attn.hook_pattern", _PAIRS, "attention: softmax of the scores over the keys that a query sees"),
     Site("z", "attn.hook_z", _QUERY, "values mixed by the pattern, before the output projection"),
+    Site("ln1_post.scale", "ln1_post.hook_scale", _SCALE, "what the norm after attention divides by", _post_norms),
+    Site("ln1_post.normalized", "ln1_post.hook_normalized", _RESID, "what heads write, normalised", _post_norms),
     Site("attn_out", "hook_attn_out", _RESID, "what attention adds to the residual stream"),
-    Site("resid_mid", "hook_resid_mid", _RESID, "residual stream between attention and MLP"),
+    Site("resid_mid", "hook_resid_mid", _RESID, "residual stream between attention and MLP", _sequential),
     Site("ln2.scale", "ln2.hook_scale", _SCALE, "what the norm before the MLP divides by"),
     Site("ln2.normalized", "ln2.hook_normalized", _RESID, "residual stream normalised, before the norm's gain"),
     Site("pre", "mlp.hook_pre", _MLP, "neurons before the activation (of a gated MLP: the gate)"),
     Site("pre_linear", "mlp.hook_pre_linear", _MLP, "the linear branch that the gate multiplies", _gated),
     Site("post", "mlp.hook_post", _MLP, "neurons as they enter the output projection"),
+    Site("ln2_post.scale", "ln2_post.hook_scale", _SCALE, "what the norm after the MLP divides by", _post_norms),
+    Site("ln2_post.normalized", "ln2_post.hook_normalized", _RESID, "what the MLP writes, normalised", _post_norms),
     Site("mlp_out", "hook_mlp_out", _RESID, "what the MLP adds to the residual stream"),
     Site("resid_post", "hook_resid_post", _RESID, "residual stream leaving the layer"),
 )
@@ -80,6 +112,20 @@ AFTER_BLOCKS = (
 )
 _SHORT = {site.short: site for site in (*BEFORE_BLOCKS, *IN_BLOCK, *AFTER_BLOCKS)}
 _SUFFIX = {site.suffix: site for site in (*BEFORE_BLOCKS, *IN_BLOCK, *AFTER_BLOCKS)}
+
+
+RESIDUAL = ("resid_pre", "resid_mid", "resid_post")
+"""Where the residual stream is seen in a layer."""
+
+
+def residual_sites(config: GPTConfig) -> list[str]:
+    """Those of them that this model has: no resid_mid where attention and MLP work in parallel."""
+    return [site for site in RESIDUAL if _SHORT[site].exists(config)]
+
+
+def post_scales(config: GPTConfig) -> list[str]:
+    """What the norms between attention or MLP and the stream divide by; none where there are no such norms."""
+    return [f"{norm}.scale" for norm in ("ln1_post", "ln2_post") if config.post_norms]
 
 
 def site_names(config: GPTConfig) -> tuple[str, ...]:
@@ -198,18 +244,10 @@ def _names_of(config: GPTConfig, site: str, layers: Sequence[int] | None, everyt
         check_layers(config, [layer])
     kind = _SHORT.get(site) or _SUFFIX.get(suffix)
     if kind is not None and not kind.exists(config):
-        raise UnknownName(f"site {site!r} does not exist in this model: {_why_absent(kind)}")
+        raise UnknownName(f"site {site!r} does not exist in this model: {_WHY_ABSENT[kind.exists]}")
     if kind is None or site != kind.short:
         shorts = [s.short for s in _SHORT.values() if s.exists(config)]
         raise unknown_name("site", site, [*everything, *shorts] if "hook" in str(site) else [*shorts, *everything])
     if kind in IN_BLOCK:
         return [f"blocks.{layer}.{kind.suffix}" for layer in (range(config.n_layers) if layers is None else layers)]
     return [kind.suffix]
-
-
-def _why_absent(kind: Site) -> str:
-    if kind.exists is _rotary:
-        return "its positions are learned, not rotary"
-    if kind.exists is _learned:
-        return "its positions are rotary, so no position has a vector of its own"
-    return "its MLP has no gate"

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from probe.errors import BadIntervention, NumbersBroke
-from probe.gpt import NO_TAP, Tap
 from probe.interventions import contains_infinity, contains_nan
 from probe.reduction import reduce_value
 from probe.request import Request
 from probe.selection import Selection
 from probe.sites import site_dims
+from probe.tap_protocol import NO_TAP, Tap
 
 
 class RecordingTap:
@@ -21,7 +21,8 @@ class RecordingTap:
         self._edited = request.edits.names
         self._as_it_is = _kept_as_they_are(request)
         modules = {name.rpartition(".")[0] for name in (*request.keep, *self._edited)}
-        self._prefixes = modules | {".".join(module.split(".")[:2]) for module in modules}  # blocks.0 for blocks.0.attn
+        parts = [module.split(".") for module in modules]  # blocks.0 and blocks.0.attn for blocks.0.attn.q_norm
+        self._prefixes = {".".join(module[:n]) for module in parts for n in range(1, len(module) + 1)}
         self._copied_from: torch.device | None = None
 
     def wants(self, name: str) -> bool:

@@ -127,8 +127,9 @@ def _biases_and_norms(config: GPTConfig) -> dict[str, int]:
     qkv = (config.n_heads + 2 * config.kv_heads) * config.d_head if config.qkv_bias else 0
     attn_out = config.d_model if config.attn_out_bias else 0
     mlp = (2 if config.gated_mlp else 1) * config.d_mlp + config.d_model if config.mlp_bias else 0
-    norms = 2 * config.n_layers + 1
+    in_layer = 2 - config.shared_norm + 2 * config.post_norms
+    gains = (in_layer * config.n_layers + 1) * config.d_model + 2 * config.n_layers * config.d_head * config.qk_norm
     return {
-        "biases": config.n_layers * (qkv + attn_out + mlp),
-        "norms": norms * config.d_model * (2 if config.norm == "layer" else 1),
+        "biases": config.n_layers * (qkv + attn_out + mlp) + config.d_vocab * config.unembed_bias,
+        "norms": gains * (2 if config.norm == "layer" else 1),
     }

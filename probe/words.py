@@ -204,7 +204,7 @@ def load_word_vectors(source: str | os.PathLike[str] | None = None, *, progress:
 
 
 def word_vectors(model: GPT, which: WeightName = "embed") -> WordVectors:
-    """A GPT's words as vectors: rows of its embedding W_E, or of its unembedding W_U.
+    """A GPT's words as vectors: rows of its embedding W_E as they enter the stream, or of its unembedding W_U.
 
     Of the unembedding, the final norm's gain is folded in (and the mean that a LayerNorm subtracts taken out): its
     vectors are what the normalised residual stream is compared with. So they differ from the embedding's also where a
@@ -222,7 +222,7 @@ def word_vectors(model: GPT, which: WeightName = "embed") -> WordVectors:
     ids = [token for token, text in enumerate(texts) if text[:1] == " " and text[1:].isalpha()]
     if not ids:
         raise UnsupportedModel(f"{model.name}: none of its {d_vocab:,} tokens is a word after a space")
-    weight = model.W_E.detach() if which == "embed" else model.logit_directions.mT
+    weight = model.token_vectors.detach() if which == "embed" else model.logit_directions.mT
     return WordVectors(
         name=f"{model.name}, {'embedding' if which == 'embed' else 'unembedding'}",
         words=tuple(texts[token][1:] for token in ids),

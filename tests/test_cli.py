@@ -18,11 +18,12 @@ from typer.testing import CliRunner
 import probe
 import probe.cli._story
 import probe.cli._tour
+from probe.attention import Attention
 from probe.catalogue import DEFAULT_MODEL
 from probe.cli import app
 from probe.config import GPTConfig
 from probe.figures.page import Chip, PageSection, Table
-from probe.gpt import GPT, Attention
+from probe.gpt import GPT
 from probe.recording import Recording, record
 from probe.terminal import show_section
 from probe.tokens import Tokenizer

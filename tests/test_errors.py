@@ -256,6 +256,7 @@ BEFORE_ANYTHING_RUNS: dict[str, tuple[Callable[[GPT], Any], type[ProbeError], li
     "weights by True": (lambda m: m.W_Q[0, True], OutOfRange, ["True", "integer"]),
     "weights beyond their shape": (lambda m: m.W_Q[0, 1, 99], OutOfRange, ["W_Q[0]", "(4, 32, 8)"]),
     "weights that are not there": (lambda m: m.b_Q[0], ProbeError, ["b_Q", "without it"]),
+    "a bias that no unembedding has": (lambda m: m.b_U, ProbeError, ["b_U", "no bias"]),
     "positions of a rotary model": (lambda m: m.W_pos, ProbeError, ["W_pos", "rotary"]),
 }  # fmt: skip
 
@@ -434,6 +435,15 @@ CONFIGS: dict[str, tuple[dict[str, Any], type[ProbeError], list[str]]] = {
         SIZES | {"rotary_scaling": RotaryScaling("linear", 2.0)},
         UnsupportedModel, ["learned"],
     ),
+    "an odd part of each head": (ROTARY | {"rotary_dim": 3}, BadShape, ["rotary_dim 3", "even"]),
+    "more than each head": (ROTARY | {"rotary_dim": 400}, BadShape, ["rotary_dim 400", "at most d_head"]),
+    "a part of what does not turn": (SIZES | {"rotary_dim": 2}, UnsupportedModel, ["rotary_dim", "learned"]),
+    "normalised queries with LayerNorm": (ROTARY | {"qk_norm": True}, UnsupportedModel, ["qk_norm", "RMSNorm"]),
+    "normalised queries that do not turn": (SIZES | {"qk_norm": True}, UnsupportedModel, ["qk_norm", "learned"]),
+    "LayerNorm after attention": (SIZES | {"post_norms": True}, UnsupportedModel, ["post_norms", "RMSNorm"]),
+    "one norm for two streams": (SIZES | {"shared_norm": True}, UnsupportedModel, ["shared_norm", "same stream"]),
+    "a cap of nothing": (SIZES | {"logit_soft_cap": 0.0}, OutOfRange, ["logit_soft_cap 0.0", "above 0"]),
+    "an endless scale": (SIZES | {"embed_scale": float("inf")}, OutOfRange, ["embed_scale inf", "finite"]),
     "negative theta": (ROTARY | {"rotary_theta": -1.0}, OutOfRange, ["rotary_theta -1.0", "above 0"]),
     "windows of too few layers": (SIZES | {"windows": ()}, BadShape, ["0 entries for 1 layers"]),
     "a window that sees nothing": (SIZES | {"windows": (0,)}, OutOfRange, ["window of 0", "at least 1"]),

@@ -15,10 +15,11 @@ from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 import probe
+from probe.attention import KeyValueCache
 from probe.config import GPTConfig, RotaryScaling
 from probe.errors import BadIntervention
 from probe.generation import Settings, Step
-from probe.gpt import GPT, KeyValueCache
+from probe.gpt import GPT
 from tests.tiny import CONFIGS, GPT2, LLAMA, LetterTokenizer
 
 SCALINGS = {
@@ -303,7 +304,7 @@ def misplaced(function: Callable[..., Tensor | tuple[Tensor, ...]]) -> Callable:
 
 
 @pytest.mark.parametrize(
-    "maker", ["gpt.visible_keys", "gpt.rotary_turn", "selection.Selection.real", "selection.Selection.index"]
+    "maker", ["attention.visible_keys", "gpt.rotary_turn", "selection.Selection.real", "selection.Selection.index"]
 )
 def test_a_tensor_made_on_the_wrong_device_is_found(model, maker, monkeypatch):
     """These tests can fail."""

@@ -7,13 +7,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import probe
 from probe.flop_count import ACTIVATION_FLOPS, SOFTMAX_FLOPS, count_pass
-from probe.gpt import NoTap
 from probe.rotary import rotary_turn
+from probe.tap_protocol import NoTap
 from probe.weight_count import GPT3, count_weights
-from tests.tiny import CONFIGS
+from tests.tiny import CONFIGS, MORE
+
+EVERY = {**CONFIGS, **MORE}
 
 N = 7
-ONE_EACH = {"mul", "add", "sub", "div", "pow"}
+ONE_EACH = {"mul", "add", "sub", "div", "pow", "tanh"}
 
 
 class Asking(NoTap):
@@ -46,17 +48,17 @@ class Numbers(TorchDispatchMode):
         return found
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", EVERY)
 def test_products_are_those_that_torch_counts(family):
-    config = CONFIGS[family]
+    config = EVERY[family]
     with FlopCounterMode(display=False) as counter:
         probe.record(probe.GPT(config), torch.arange(N)[None])
     assert count_pass(config, N).products == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", EVERY)
 def test_the_rest_is_every_other_operation_of_a_pass(family):
-    config = CONFIGS[family]
+    config = EVERY[family]
     model = probe.GPT(config)
     with torch.no_grad(), Numbers(config.activation) as counter:
         model(torch.arange(N)[None], tap=Asking())

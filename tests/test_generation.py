@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import probe
+from probe.attention import KeyValueCache
 from probe.errors import BadIntervention, BadPrompt, OutOfRange, UnknownName
-from probe.gpt import KeyValueCache
 from probe.recording import record
 from tests.tiny import CONFIGS, tiny_model
 

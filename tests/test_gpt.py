@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from probe.attention import KeyValueCache
 from probe.errors import BadPrompt, BadShape, OutOfRange, ProbeError
-from probe.gpt import GPT, KeyValueCache, affine
+from probe.gpt import GPT
+from probe.linear import affine
 from tests.tiny import CONFIGS, tiny_model, tiny_tokens
 
 ROUNDING = 2e-5  # a few units in the last place of values of size 10

@@ -16,7 +16,21 @@ PACKAGE = ROOT / "probe"
 LAYERS = (
     ("errors",),
     ("geometry", "statistics", "config", "devices", "tokenizer_files", "word_lists"),
-    ("sites", "tokens", "store", "pieces", "catalogue", "rotary", "prompts", "named_weights", "weight_count"),
+    (
+        "sites",
+        "tokens",
+        "store",
+        "pieces",
+        "catalogue",
+        "rotary",
+        "prompts",
+        "named_weights",
+        "weight_count",
+        "tap_protocol",
+        "linear",
+    ),  # fmt: skip
+    ("norms",),
+    ("attention",),
     ("gpt", "selection", "results", "task_texts", "flop_count"),
     ("metrics", "interventions", "reduction", "provenance", "sampling", "weights"),
     ("request", "words"),

@@ -31,6 +31,10 @@ SHAPES = {
     "llama": GPTConfig(**_SMALL, norm="rms", positions="rotary", gated_mlp=True, activation="silu", n_kv_heads=3),
     "llama with one key head": GPTConfig(**_SMALL, norm="rms", positions="rotary", gated_mlp=True, n_kv_heads=1),
     "llama with an ungated mlp": GPTConfig(**_SMALL, norm="rms", positions="rotary"),
+    "parallel layers": GPTConfig(**_SMALL, positions="rotary", rotary_dim=2, parallel=True),
+    "queries and keys normalised": GPTConfig(**_SMALL, norm="rms", positions="rotary", n_kv_heads=3, qk_norm=True),
+    "norms after attention and MLP": GPTConfig(**_SMALL, norm="rms_plus_one", post_norms=True, attn_soft_cap=2.0),
+    "one norm for both": GPTConfig(**_SMALL, parallel=True, shared_norm=True, unembed_bias=True),
     "one layer": GPTConfig(**{**_SMALL, "n_layers": 1}),
 }
 
@@ -88,7 +92,8 @@ def test_only_scores_and_pattern_vanish_where_nobody_wants_them(config):
     tap = NamingTap(wanted="no such thing")
     GPT(config)(torch.randint(0, config.d_vocab, (1, 4)), tap=tap)
     unseen = set(site_names(config)) - {name for name, _ in tap.seen}
-    assert unseen == set(find_sites(config, ["attn_scores", "pattern"]))
+    fused = [] if config.attn_soft_cap is not None else ["attn_scores", "pattern"]  # a cap is put on each score
+    assert unseen == set(find_sites(config, fused))
 
 
 def test_scores_and_pattern_appear_only_in_the_layer_that_wants_them():
@@ -151,6 +156,9 @@ def test_values_outside_the_blocks_ignore_layers_when_named_and_are_left_out_whe
         (GPT2, ["rot_q"], None, UnknownName, "positions are learned, not rotary"),
         (GPT2, ["blocks.0.attn.hook_rot_k"], None, UnknownName, "positions are learned, not rotary"),
         (GPT2, ["pre_linear"], None, UnknownName, "its MLP has no gate"),
+        (SHAPES["parallel layers"], ["resid_mid"], None, UnknownName, "read the same stream, resid_pre"),
+        (GPT2, ["k_norm.scale"], None, UnknownName, "it does not normalise queries and keys"),
+        (GPT2, ["ln1_post.scale"], None, UnknownName, "it does not normalise what attention and MLP write"),
         (GPT2, ["logits"], None, UnknownName, "rec.logits"),
         (GPT2, ["z"], [3], OutOfRange, "layer 3: this model has layers 0 to 2"),
         (GPT2, ["z"], [-4], OutOfRange, "layer -4: this model has layers 0 to 2"),

@@ -6,7 +6,9 @@ import pytest
 
 import probe
 from probe.weight_count import GPT3, count_weights
-from tests.tiny import CONFIGS
+from tests.tiny import CONFIGS, MORE
+
+EVERY = {**CONFIGS, **MORE}
 
 KINDS = (
     "embedding", "query", "key", "value", "output", "up-projection", "down-projection", "unembedding",
@@ -39,9 +41,9 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", EVERY)
 def test_the_count_is_what_a_model_of_this_shape_holds(family, changes):
-    config = dataclasses.replace(CONFIGS[family], **changes)
+    config = dataclasses.replace(EVERY[family], **changes)
     model, count = probe.GPT(config), count_weights(config)
     assert count.parameters == sum(parameter.numel() for parameter in model.parameters())
     for row in count.rows:
@@ -54,13 +56,13 @@ def test_the_count_is_what_a_model_of_this_shape_holds(family, changes):
         assert (shape if row.kind != "output" else (shape[0] * shape[1], shape[2])) == row.shape
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", EVERY)
 def test_multiplications_are_those_that_torch_counts(family):
     """Of one token: attention adds its two products of n_heads * d_head each."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    config = CONFIGS[family]
+    config = EVERY[family]
     with FlopCounterMode(display=False) as counter:
         probe.record(probe.GPT(config), torch.zeros(1, 1, dtype=torch.long), sites=["pattern"])
     attention = 2 * 2 * config.n_layers * config.n_heads * config.d_head

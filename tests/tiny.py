@@ -1,5 +1,7 @@
 """Tiny random models of every family, for tests."""
 
+import dataclasses
+
 import torch
 
 from probe.config import GPTConfig
@@ -12,6 +14,17 @@ LLAMA = GPTConfig(
     positions="rotary", activation="silu", gated_mlp=True, qkv_bias=False, attn_out_bias=False, mlp_bias=False,
 )  # fmt: skip
 CONFIGS = {"gpt2": GPT2, "llama": LLAMA}
+_SIZES = {"n_layers": 3, "d_model": 32, "n_heads": 4, "d_head": 8, "d_mlp": 48, "d_vocab": 50, "n_ctx": 64}
+NEOX = GPTConfig(**_SIZES, positions="rotary", rotary_dim=4, activation="gelu", parallel=True, tied_embeddings=False)
+NEO = GPTConfig(**_SIZES, qkv_bias=False, attn_scale=1.0, windows=(None, 4, None))
+QWEN3 = dataclasses.replace(LLAMA, d_head=12, qk_norm=True, windows=(None, None, 5))
+GEMMA2 = dataclasses.replace(
+    LLAMA, norm="rms_plus_one", activation="gelu_tanh", post_norms=True, embed_scale=32**0.5, attn_scale=0.3,
+    attn_soft_cap=3.0, logit_soft_cap=6.0, windows=(4, None, 4),
+)  # fmt: skip
+PHI = dataclasses.replace(NEOX, activation="gelu_tanh", shared_norm=True, unembed_bias=True)
+MORE = {"neox": NEOX, "neo": NEO, "qwen3": QWEN3, "gemma2": GEMMA2, "phi": PHI}
+"""Families that differ in the arithmetic of a layer: test_families.py has what must be right in all of them."""
 
 
 class LetterTokenizer:
@@ -48,7 +61,7 @@ class WordTokenizer:
 def tiny_model(family: str = "llama", *, seed: int = 0, scale: float = 10.0) -> GPT:
     """Random weights, ten times larger than usual: attention is not flat, and mistakes are larger than rounding."""
     torch.manual_seed(seed)
-    model = GPT(CONFIGS[family], tokenizer=LetterTokenizer(), name=f"tiny {family}")
+    model = GPT({**CONFIGS, **MORE}[family], tokenizer=LetterTokenizer(), name=f"tiny {family}")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.rsplit(".", 1)[-1].startswith("b"):

@@ -29,7 +29,7 @@ import probe
 from probe.figures._theme import ThemeName
 from probe.figures.attention import attention_heatmap, attention_lines
 from probe.figures.heads import token_effect_bars
-from probe.methods.attention import HeadPattern, read_look
+from probe.methods.attention import HeadPair, HeadPattern, read_look
 from probe.methods.heads import SCORES
 from probe.prompts import str_tokens
 from probe.tokens import show_token
@@ -235,10 +235,21 @@ def _row(chosen: Selection, recording: probe.Recording, pattern: HeadPattern) ->
         st.caption("The key comes after the query: the mask hides it, so its weight is 0.")
         return
     pair = probe.read_pair(recording, chosen.layer, chosen.head, chosen.query, chosen.key)
+    if pair.masked:
+        st.caption("The key lies outside this layer’s window: the mask hides it, so its weight is 0.")
+        return
+    window = chosen.model.config.window_of_layer(chosen.layer)
+    seen = chosen.query + 1 if window is None else min(window, chosen.query + 1)
     st.caption(
-        f"From {chosen.query} to {chosen.key}: query · key = {pair.score:.3f}, the sum of {len(pair.terms)} products; "
-        f"after the softmax over {chosen.query + 1} tokens: {pair.weight:.4f}."
+        f"From {chosen.query} to {chosen.key}: query · key = {_score(chosen, pair)}, the sum of {len(pair.terms)} "
+        f"products; after the softmax over {seen} tokens: {pair.weight:.4f}."
     )
+
+
+def _score(chosen: Selection, pair: HeadPair) -> str:
+    """The sum of the products; where a model caps scores, also what becomes of it."""
+    total = f"{float(pair.terms.sum()):.3f}"
+    return total if chosen.model.config.attn_soft_cap is None else f"{total} ({pair.score:.3f} after the soft cap)"
 
 
 WRITTEN, BY_WEIGHTS, PRODUCT, LINES, ALIKE = (
@@ -275,7 +286,8 @@ def _more(chosen: Selection, recording: probe.Recording, plain: HeadPattern) -> 
         st.dataframe(table, hide_index=True, height=300)
         st.caption(
             f"Query of {_token(chosen, chosen.query)}, key of {_token(chosen, chosen.key)}, and their scaled product; "
-            f"the terms sum to the score {pair.score:.3f}" + (", which the mask then hides." if pair.masked else ".")
+            f"the terms sum to the score {_score(chosen, pair)}"
+            + (", which the mask then hides." if pair.masked else ".")
         )
     elif wanted == LINES:
         figure(attention_lines(plain, query=chosen.query, theme=theme()), key="lines-of-one")

@@ -9,6 +9,7 @@ from state import LENS_POSITIONS, lens_change, lens_positions, lens_readout, tun
 
 from probe.figures.lens import Colour, lens_difference_heatmap, lens_heatmap, lens_lines, place_label
 from probe.methods.lens import LensDifference, LensReadout
+from probe.sites import residual_sites
 from probe.tokens import show_token
 
 COLOURS: dict[str, Colour] = {
@@ -22,7 +23,6 @@ CELL, BESIDE_CELLS = 44, 230
 """Width of a cell of the map that has room for a token, and what axis and colour bar take (pixels)."""
 WRITTEN = 32
 """Positions up to which the map of 30 layers has tokens in its cells."""
-SITES = ["resid_pre", "resid_mid", "resid_post"]
 
 
 def page(chosen: Selection) -> None:
@@ -123,7 +123,8 @@ def _candidates(readout: LensReadout, place: int, column: int) -> pandas.DataFra
 def _code(
     chosen: Selection, kept: list[int], position: int, tuned: bool, difference: LensDifference | None
 ) -> str:  # fmt: skip
-    arguments = f"sites={SITES}, positions=list(range({kept[0]}, {kept[-1] + 1})), document_start=document_start"
+    sites, positions = residual_sites(chosen.model.config), f"list(range({kept[0]}, {kept[-1] + 1}))"
+    arguments = f"sites={sites}, positions={positions}, document_start=document_start"
     lens = ["lens = probe.load_tuned_lens(model)"] if tuned else []
     with_lens = ", tuned=lens" if tuned else ""
     if difference is not None:

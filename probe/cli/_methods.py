@@ -27,6 +27,7 @@ def lens(
     from probe.methods.lens import logit_lens
     from probe.methods.tuned_lens import load_tuned_lens
     from probe.recording import record as record_values
+    from probe.sites import residual_sites
     from probe.terminal import messages
 
     check_free_folder(out)
@@ -34,7 +35,7 @@ def lens(
         loaded, _ = load(model, status)
         start = starts_document(loaded, document_start)
         status.update("running the prompt")
-        sites = ["resid_pre", "resid_mid", "resid_post"]
+        sites = residual_sites(loaded.config)
         recording = record_values(loaded, text, sites=sites, document_start=start, logits=False)
         raw = logit_lens(loaded, recording, watch=watch)
         raw.entry(0, position)  # raises before a long fit

@@ -83,6 +83,8 @@ def attribution_section(found: LogitAttribution, top: int) -> PageSection:
     token = show_token(found.texts[int(found.tokens[0])])
     against = None if found.against is None else show_token(found.texts[int(found.against[0])])
     what = f"the logit of “{token}”" + ("" if against is None else f" minus that of “{against}”")
+    if found.before_cap:
+        what += " (before the model’s soft cap on logits)"
     rows = [(name, f"{value:+.3f}") for name, value in found.top(top, prompt=0)]
     rest = float(found.total[0]) - sum(value for _, value in found.top(top, prompt=0))
     n_others = max(0, len(found.parts) - top)

@@ -17,11 +17,13 @@ from probe.methods.distribution import NextTokens, next_tokens
 from probe.methods.lens import LensReadout, logit_lens
 from probe.plan import RecordingPlan, plan_recording
 from probe.recording import Recording, record
+from probe.sites import residual_sites
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 WATCHED = (" Mary", " John")
 """What to follow in this prompt; in another, the likeliest candidates."""
-SITES = ("resid_pre", "resid_mid", "resid_post", "q", "k", "v", "attn_scores", "pattern")
+SITES = ("q", "k", "v", "attn_scores", "pattern")
+"""Beside the residual stream."""
 MOST_BYTES = 2_000_000_000
 """A tour that would keep more is refused: its page could not be read anyway."""
 HEADS_SHOWN = 6
@@ -89,7 +91,7 @@ def take_tour(
         ProbeError: what `record` and `logit_lens` raise.
     """
     start = _document_start(model)
-    arguments: dict[str, Any] = {"sites": SITES, "document_start": start is not None}
+    arguments: dict[str, Any] = {"sites": [*residual_sites(model.config), *SITES], "document_start": start is not None}
     plan = plan_recording(model, prompt, **arguments)
     if plan.bytes > MOST_BYTES:
         raise BadPrompt(

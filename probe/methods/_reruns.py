@@ -7,26 +7,33 @@ exact: what is left out is what the change cannot reach.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probe.gpt import GPT, Resid, Seen, Tap, affine
+from probe.attention import Seen
+from probe.config import GPTConfig
+from probe.gpt import GPT
 from probe.metrics import Measure
 from probe.prompts import PromptBatch
 from probe.recording import record
 from probe.rotary import rotary_turn
-from probe.sites import describe_site
+from probe.sites import describe_site, post_scales, residual_sites
+from probe.tap_protocol import Resid, Tap
 
 Table = Callable[[int, str], Tensor]
 """(layer, site) -> the new values, with the dims of the site: "batch" counts sources; one position stands for all."""
 WRITES = ("z", "attn_out", "post", "mlp_out")
 """Sites whose change adds a known vector to the residual stream."""
 _INTO_MID = ("z", "attn_out", "resid_mid")
-"""Replaced in a row's first layer, these change the recorded resid_mid by a known vector: the row begins there."""
-_AFTER_MID = ("ln2.scale", "ln2.normalized", "pre", "pre_linear", "post", "mlp_out", "resid_post")
+"""Replaced in a row's first layer, these change the recorded resid_mid by a known vector: the row begins there. Not in
+parallel layers, which have no middle; not with z where a norm stands between it and the stream."""
+_NORM_AFTER = {"z": "ln1_post", "post": "ln2_post"}
+"""The norm between what is written there and the stream, where a model has one."""
+_AFTER_MID = ("ln2.scale", "ln2.normalized", "pre", "pre_linear", "post", "ln2_post.scale", "ln2_post.normalized",
+              "mlp_out", "resid_post")  # fmt: skip
 _SCORES = ("attn_scores", "pattern")
 
 
@@ -57,11 +64,11 @@ class Row(NamedTuple):
     def first_layer(self) -> int:
         return min(part.layer for part in self.parts)
 
-    @property
-    def begins_at_mid(self) -> bool:
+    def begins_at_mid(self, config: GPTConfig) -> bool:
         """Whether nothing before its first layer's resid_mid needs to be computed."""
-        first = self.first_layer
-        return all(part.site in (*_INTO_MID, *_AFTER_MID) for part in self.parts if part.layer == first)
+        here = [part.site for part in self.parts if part.layer == self.first_layer]
+        into_mid = _INTO_MID[1:] if config.post_norms else _INTO_MID
+        return not config.parallel and all(site in (*into_mid, *_AFTER_MID) for site in here)
 
 
 class CleanRun:
@@ -97,6 +104,9 @@ class CleanRun:
             block, tap = self.model.blocks[layer], _RowTap(chunk, table, layer)
             entering = chunk.entering(layer, at_mid=False)
             resid = torch.cat([resid, self("resid_pre", layer)[chunk.prompts[entering], chunk.begin :]])
+            if self.model.config.parallel:
+                resid = block(resid, tap, turn, seen)
+                continue
             if len(resid):
                 resid = block.add_attention(resid, tap, turn, seen)
             resid = torch.cat([resid, self._from_mid(chunk, table, layer)])
@@ -106,6 +116,8 @@ class CleanRun:
                 resid = block.add_mlp(resid, tap)
             if layer == last and tap.changes_mlp:
                 resid = self._at_kept(resid, chunk, "resid_post")
+        if self.model.config.parallel:
+            resid = self._at_kept(resid, chunk, "resid_post")
         return self._read(self.model.ln_final(resid), chunk.prompts)[chunk.back]
 
     def direct_logits(self, rows: Sequence[Row], table: Table) -> Float[Tensor, "row kept token"]:
@@ -121,12 +133,15 @@ class CleanRun:
                 part if part.shape[1] == 1 else _at(part, kept[edit.rows])
                 for part in (edit.new(table, 0), edit.old(self, 0))
             )
-            self._add_writes(changed, edit, new, old, mask)
+            scale = None
+            if self.model.config.post_norms and edit.site in _NORM_AFTER:
+                scale = _at(self(f"{_NORM_AFTER[edit.site]}.scale", edit.layer)[edit.prompts], kept[edit.rows])
+            self._add_writes(changed, edit, new, old, mask, scale)
         final = self.model.ln_final
         if self.model.config.norm == "layer":
             changed = changed - changed.mean(-1, keepdim=True)
         scale = _at(self.values["ln_final.hook_scale"], self.kept)[chunk.prompts]
-        normalised = final(self.final)[chunk.prompts] + changed / scale * final.w
+        normalised = final(self.final)[chunk.prompts] + (changed / scale * final.gain).to(changed)
         return self._read(normalised, chunk.prompts)[chunk.back]
 
     def _at_kept(self, resid: Resid, chunk: "_Chunk", site: str) -> Float[Tensor, "row kept d_model"]:
@@ -153,30 +168,38 @@ class CleanRun:
         return resid
 
     def _add_writes(
-        self, resid: Resid, edit: "_Edit", new: Tensor, old: Tensor, mask: Bool[Tensor, "part pos"]
-    ) -> None:
-        """Add to the stream what replacing `old` by `new` makes the parts write, where the mask says."""
+        self, resid: Resid, edit: "_Edit", new: Tensor, old: Tensor, mask: Bool[Tensor, "part pos"],
+        scale: Float[Tensor, "part pos one"] | None = None,
+    ) -> None:  # fmt: skip
+        """Add to the stream what replacing `old` by `new` makes the parts write, where the mask says.
+
+        `scale`: what the norm between them and the stream divides by, held as it was recorded.
+        """
+        gain: Any = 1.0
         change = new - old
         change = change * mask.view(*mask.shape, *[1] * (change.ndim - 2))
+        if scale is not None:
+            change = (change / scale.view(*scale.shape[:2], *[1] * (change.ndim - 2))).to(change)
+            gain = self.model.blocks[edit.layer].get_submodule(_NORM_AFTER[edit.site]).gain.to(change)  # type: ignore[union-attr]
         if edit.index is None and edit.site == "z":
-            resid.index_add_(0, edit.rows, torch.einsum("rphd,hdm->rpm", change, self.model.W_O[edit.layer]))
+            resid.index_add_(0, edit.rows, torch.einsum("rphd,hdm->rpm", change, self.model.W_O[edit.layer] * gain))
         elif edit.index is None:
             weight = self.model.W_out[edit.layer] if edit.site == "post" else None
-            resid.index_add_(0, edit.rows, change if weight is None else change @ weight)
+            resid.index_add_(0, edit.rows, change if weight is None else change @ (weight * gain))
         elif edit.site == "post":
-            resid.index_add_(0, edit.rows, change[..., None] * self.model.W_out[edit.layer][edit.index][:, None])
+            resid.index_add_(
+                0, edit.rows, change[..., None] * (self.model.W_out[edit.layer][edit.index] * gain)[:, None]
+            )
         elif edit.site == "z":
             for head in edit.index.unique().tolist():
                 own = edit.index == head
-                resid.index_add_(0, edit.rows[own], change[own] @ self.model.W_O[edit.layer, head])
+                resid.index_add_(0, edit.rows[own], change[own] @ (self.model.W_O[edit.layer, head] * gain))
         else:
             raise AssertionError(f"{edit.site} has no heads or neurons")
 
     def _read(self, final: Resid, prompts: Int[Tensor, " row"]) -> Float[Tensor, "row kept token"]:
         """Logits, of the tokens that the metric reads."""
-        if self.tokens is None:
-            return affine(final, self.model.W_U, None)
-        return torch.einsum("rkd,rtd->rkt", final, self.model.W_U.T[self.tokens[prompts]])
+        return self.model.logits_of(final, None if self.tokens is None else self.tokens[prompts])
 
     def _turn(self, chunk: "_Chunk"):
         if self.model.config.positions != "rotary":
@@ -259,8 +282,9 @@ class _Chunk:
     """Rows in the order in which they join the batch, and what they replace."""
 
     def __init__(self, rows: Sequence[Row], n_pos: int, model: GPT, begin: int | None = None):
-        order = sorted(range(len(rows)), key=lambda row: (rows[row].first_layer, rows[row].begins_at_mid))
-        self.rows = [rows[row] for row in order]
+        keys = [(row.first_layer, row.begins_at_mid(model.config)) for row in rows]
+        order = sorted(range(len(rows)), key=lambda row: keys[row])
+        self.rows, keys = [rows[row] for row in order], sorted(keys)
         device = model.device
         self.back = torch.tensor(order, device=device).argsort()
         self.prompts = torch.tensor([row.prompt for row in self.rows], device=device)
@@ -270,7 +294,6 @@ class _Chunk:
         for number, row in enumerate(self.rows):
             mask[number, list(row.positions)] = True
         self.edits = list(self._edits(mask.to(device), device))
-        keys = [(row.first_layer, row.begins_at_mid) for row in self.rows]
         self._span = {key: slice(keys.index(key), keys.index(key) + keys.count(key)) for key in set(keys)}
 
     def entering(self, layer: int, *, at_mid: bool) -> slice:
@@ -338,7 +361,8 @@ class _RowTap:
 def sites_needed(model: GPT) -> list[str]:
     """What must be recorded for rows to begin from, beside what is replaced."""
     key = "rot_k" if model.config.positions == "rotary" else "k"
-    return ["resid_pre", "resid_mid", f"blocks.{model.config.n_layers - 1}.hook_resid_post", "ln_final.scale", key, "v"]
+    before = [*residual_sites(model.config)[:-1], *post_scales(model.config)]
+    return [*before, f"blocks.{model.config.n_layers - 1}.hook_resid_post", "ln_final.scale", key, "v"]
 
 
 def recorded_values(model: GPT, batch: PromptBatch, sites: Sequence[str]) -> dict[str, Tensor]:

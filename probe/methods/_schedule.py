@@ -141,7 +141,7 @@ class Schedule:
         attention = 2 * config.d_model * config.d_head * (2 * config.n_heads + 2 * config.kv_heads)
         mlp = 2 * config.d_model * config.d_mlp * (3 if config.gated_mlp else 2)
         layers = config.n_layers - row.first_layer
-        per_token = layers * (attention + mlp) - (attention if row.begins_at_mid else 0)
+        per_token = layers * (attention + mlp) - (attention if row.begins_at_mid(config) else 0)
         return n_pos * per_token + 2 * config.d_model * self._read()
 
 

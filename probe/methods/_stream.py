@@ -12,13 +12,12 @@ from tqdm import tqdm
 
 from probe.config import GPTConfig
 from probe.errors import OutOfRange, check_choice
-from probe.gpt import GPT, at_least_float32
+from probe.gpt import GPT
 from probe.methods._inputs import check_not_reduced
+from probe.norms import at_least_float32
 from probe.recording import PADDING, Recording
-from probe.sites import describe_site, full_name
+from probe.sites import RESIDUAL, describe_site, find_sites, full_name, residual_sites
 
-STREAM = ("resid_pre", "resid_mid", "resid_post")
-"""The sites that a lens reads. Of resid_pre only layer 0's: the others are the layer before's resid_post."""
 LOGITS_AT_ONCE = 2**22
 """Logits held at a time (16 MB in float32), or those of one position at every place if that is more: so
 (place, batch, pos, d_vocab) never exists. With 64 MB the allocator fetches fresh pages for every tensor and gives them
@@ -55,8 +54,11 @@ class Piece:
 
 
 def stream_places(config: GPTConfig) -> list[str]:
-    """Full names of the embedding and of every resid_mid and resid_post, in the order of the pass."""
-    inside = [full_name(config, site, layer) for layer in range(config.n_layers) for site in STREAM[1:]]
+    """Full names of what a lens reads, in the order of the pass: the embedding, and every resid_mid and resid_post.
+
+    Of resid_pre only layer 0's: the others are the layer before's resid_post.
+    """
+    inside = [full_name(config, site, n) for n in range(config.n_layers) for site in residual_sites(config)[1:]]
     return [full_name(config, "resid_pre", 0), *inside]
 
 
@@ -64,13 +66,14 @@ def choose_places(recording: Recording, sites: Sequence[str] | None) -> tuple[st
     """The places of these sites; None: the end of every layer, and of the others those that were recorded.
 
     Raises:
-        UnknownName: a site that is no residual stream.
+        UnknownName: a site that is no residual stream, or not there in this model.
         SiteNotRecorded: a place is missing.
     """
     wanted = [sites] if isinstance(sites, str) else sites
-    for site in STREAM if wanted is None else wanted:
-        check_choice("residual stream", site, STREAM)
+    for site in residual_sites(recording.config) if wanted is None else wanted:
+        check_choice("residual stream", site, RESIDUAL)
         check_not_reduced(recording, site)
+        find_sites(recording.config, [site])  # raises if a model has no resid_mid
     stream = stream_places(recording.config)
     if wanted is None:
         chosen = [name for name in stream if name.endswith("resid_post") or name in recording]

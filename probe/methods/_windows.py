@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from probe.attention import KeyValueCache
 from probe.errors import BadPrompt
-from probe.gpt import GPT, KeyValueCache, at_least_float32
+from probe.gpt import GPT
+from probe.norms import at_least_float32
 from probe.prompts import read_prompts
 
 Texts = str | Sequence[str] | Sequence[Sequence[int]]

@@ -154,9 +154,9 @@ class HeadPair(Result):
     """What the one asks, as it meets the key: of a rotary model turned by its position."""
     key: Float[Tensor, " d_head"]
     terms: Float[Tensor, " d_head"]
-    """query * key * scale, dimension by dimension: they sum to the score."""
+    """query * key * scale, dimension by dimension: they sum to the score, before a soft cap where a model has one."""
     score: float
-    """Before the mask."""
+    """Before the mask, after a soft cap."""
     masked: bool
     """Whether the mask hides this key: it comes after the query, or lies outside the layer's window."""
     weight: float
@@ -272,7 +272,10 @@ def value_weighted_pattern(model: GPT, recording: Recording, layer: int, head: i
     _check_all_heads(recording)
     group = shown.head // model.config.heads_per_group
     v = recording["v", shown.layer][prompt, : len(shown.str_tokens), group].detach()
-    lengths = (v @ model.W_O[shown.layer, shown.head].detach().to(v)).float().norm(dim=-1).cpu()
+    written = v @ model.W_O[shown.layer, shown.head].detach().to(v)
+    if model.config.post_norms:  # its scale is the same for all keys
+        written = written * model.blocks[shown.layer].ln1_post.gain.detach().to(v)  # type: ignore[union-attr]
+    lengths = written.float().norm(dim=-1).cpu()
     weighted = shown.pattern * lengths
     weighted = weighted / weighted.sum(-1, keepdim=True).clamp(min=torch.finfo(weighted.dtype).tiny)
     return dataclasses.replace(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from probe.errors import BadIntervention, BadShape, OutOfRange, SiteNotRecorded
 from probe.gpt import GPT
+from probe.linear import affine
 from probe.methods._inputs import (
     check_not_reduced,
     check_same_model,
@@ -26,7 +27,7 @@ from probe.methods._inputs import (
 )
 from probe.recording import Recording
 from probe.results import Result
-from probe.sites import find_sites
+from probe.sites import find_sites, post_scales
 
 if TYPE_CHECKING:
     import pandas
@@ -55,9 +56,12 @@ class LogitAttribution(Result):
     """In the order of the pass."""
     contributions: Float[Tensor, "part batch"]
     logit: Float[Tensor, " batch"]
-    """What the model said: the logit of `tokens`, minus that of `against` if given."""
+    """What the model said: the logit of `tokens`, minus that of `against` if given. Where a model caps its logits, as
+    they are before the cap: after it they are no sum of parts."""
     tokens: Int[Tensor, " batch"]
     against: Int[Tensor, " batch"] | None
+    before_cap: bool
+    """Whether the model caps its logits, so that `logit` is before the cap."""
     positions: Int[Tensor, " batch"]
     """The position in each prompt whose prediction is taken apart."""
     neurons: Int[Tensor, "layer batch neuron"]
@@ -124,7 +128,9 @@ class LogitAttribution(Result):
 def attribution_sites(model: GPT, *, neurons: bool = False) -> list[str]:
     """The sites that `direct_logit_attribution` reads, for `record`; one position is enough: ``positions=-1``."""
     learned = ["pos_embed"] if model.config.positions == "learned" else []
-    return ["embed", *learned, "z", *(["post"] if neurons else []), "mlp_out", "ln_final.scale"]
+    scales = post_scales(model.config)[: 2 if neurons else 1]
+    capped = ["ln_final.normalized"] if model.config.logit_soft_cap is not None else []
+    return ["embed", *learned, "z", *scales, *(["post"] if neurons else []), "mlp_out", "ln_final.scale", *capped]
 
 
 def direct_logit_attribution(
@@ -160,14 +166,18 @@ def direct_logit_attribution(
     batch = len(recording.lengths)
     columns = [column_of(recording, prompt, position) for prompt in range(batch)]
     places = (torch.arange(batch), torch.tensor(columns))
-    logits = recording["logits"][places].detach().double()
+    logits = _logits(model, recording, places).detach().double()
     tokens = logits.argmax(-1).cpu() if token is None else _one_each(model, "token", token, batch)
     other = None if against is None else _one_each(model, "against", against, batch)
     logit = _chosen(logits, tokens) - (0.0 if other is None else _chosen(logits, other))
 
     unembedding = _columns(model, tokens) - (0.0 if other is None else _columns(model, other))
-    direction = _through_final_norm(model, unembedding, recording["ln_final.scale"][places])
-    parts, contributions = zip(*_contributions(model, recording, places, direction, unembedding), strict=True)
+    direction = _through(model, model.ln_final, unembedding, recording["ln_final.scale"][places])
+    offset = None
+    if model.config.unembed_bias:
+        offset = _bias(model, tokens) - (0.0 if other is None else _bias(model, other))
+    found = _contributions(model, recording, places, direction, unembedding, offset)
+    parts, contributions = zip(*found, strict=True)
     values = torch.stack(contributions)
     _check_sum(recording, values, logit)
     ids, of_neurons = _neurons(model, recording, places, direction, neurons)
@@ -179,6 +189,7 @@ def direct_logit_attribution(
         logit=logit.float().cpu(),
         tokens=tokens,
         against=other,
+        before_cap=model.config.logit_soft_cap is not None,
         positions=last + position,
         neurons=ids,
         neuron_contributions=of_neurons.float().cpu(),
@@ -212,6 +223,16 @@ def _one_each(model: GPT, what: str, given: str | int | Sequence[str | int], bat
     return torch.tensor(ids if several else ids * batch)
 
 
+def _logits(model: GPT, recording: Recording, places: tuple[Tensor, Tensor]) -> Float[Tensor, "batch d_vocab"]:
+    """As the model gave them, or as they were before it capped them."""
+    if model.config.logit_soft_cap is None:
+        return recording["logits"][places]
+    with torch.no_grad():
+        normalized = recording["ln_final.normalized"][places].to(model.device, model.dtype)
+        b_U = model.unembed.b_U
+        return affine(model.ln_final.stretch(normalized), model.W_U, b_U)  # type: ignore[operator]
+
+
 def _chosen(logits: Float[Tensor, "batch d_vocab"], tokens: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     return logits.gather(-1, tokens.to(logits.device)[:, None])[:, 0]
 
@@ -221,11 +242,16 @@ def _columns(model: GPT, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch 
     return model.W_U.detach()[:, tokens.to(model.device)].T.double()
 
 
-def _through_final_norm(
-    model: GPT, unembedding: Float[Tensor, "batch d_model"], scale: Float[Tensor, "batch one"]
+def _bias(model: GPT, tokens: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    return model.b_U.detach()[tokens.to(model.device)].double()
+
+
+def _through(
+    model: GPT, norm: torch.nn.Module, direction: Float[Tensor, "batch d_model"], scale: Float[Tensor, "batch one"]
 ) -> Float[Tensor, "batch d_model"]:
-    """The direction in the residual stream whose product with a vector is what that vector adds to the logit."""
-    direction = unembedding * model.ln_final.w.detach().double()  # type: ignore[operator]
+    """The direction before a norm, its scale as it was: the product of a vector with it is that of the normed vector
+    with the direction after it."""
+    direction = direction * norm.gain.detach().double()  # type: ignore[operator]
     if model.config.norm == "layer":  # it subtracts the mean of its input: linear, so it may be done to the direction
         direction = direction - direction.mean(-1, keepdim=True)
     return direction / scale.detach().to(direction)
@@ -237,6 +263,7 @@ def _contributions(
     places: tuple[Tensor, Tensor],
     direction: Float[Tensor, "batch d_model"],
     unembedding: Float[Tensor, "batch d_model"],
+    offset: Float[Tensor, " batch"] | None,
 ) -> Iterator[tuple[Part, Float[Tensor, " batch"]]]:
     def read(site: str, layer: int | None = None) -> Tensor:
         value = recording[site] if layer is None else recording[site, layer]
@@ -246,18 +273,23 @@ def _contributions(
     if model.config.positions == "learned":
         yield Part("pos_embed", "embedding"), (read("pos_embed") * direction).sum(-1)
     for layer in range(model.config.n_layers):
-        written = torch.einsum("hem,bm->bhe", model.W_O[layer].detach().double(), direction)
+        before_norm = direction
+        if model.config.post_norms:
+            before_norm = _through(model, model.blocks[layer].ln1_post, direction, read("ln1_post.scale", layer))
+        written = torch.einsum("hem,bm->bhe", model.W_O[layer].detach().double(), before_norm)
         of_heads = (read("z", layer) * written).sum(-1)
         for head in range(model.config.n_heads):
             yield Part(f"L{layer}H{head}", "head", layer, head), of_heads[:, head]
         if model.blocks[layer].attn.b_O is not None:
             yield (
                 Part(f"L{layer} attention bias", "attention bias", layer),
-                direction @ model.b_O[layer].detach().double(),
+                before_norm @ model.b_O[layer].detach().double(),
             )
         yield Part(f"L{layer} MLP", "mlp", layer), (read("mlp_out", layer) * direction).sum(-1)
     if model.config.norm == "layer":
         yield Part("final norm bias", "bias"), unembedding @ model.ln_final.b.detach().double()  # type: ignore[operator]
+    if offset is not None:
+        yield Part("unembedding bias", "bias"), offset
 
 
 def _check_sum(recording: Recording, values: Float[Tensor, "part batch"], logit: Float[Tensor, " batch"]) -> None:
@@ -284,7 +316,11 @@ def _neurons(
     """The n of each MLP that contribute most by size."""
     ids, values = [], []
     for layer in range(model.config.n_layers if n else 0):
-        written = direction @ model.W_out[layer].detach().double().T
+        before_norm = direction
+        if model.config.post_norms:
+            scale = recording["ln2_post.scale", layer][places]
+            before_norm = _through(model, model.blocks[layer].ln2_post, direction, scale)
+        written = before_norm @ model.W_out[layer].detach().double().T
         each = recording["post", layer][places].detach().to(direction) * written
         largest = each.abs().topk(n).indices
         ids.append(largest.cpu())

@@ -17,6 +17,7 @@ from probe.errors import NumbersBroke, UnsupportedModel
 from probe.gpt import GPT
 from probe.provenance import provenance
 from probe.recording import record
+from probe.sites import post_scales
 
 if TYPE_CHECKING:
     import pandas
@@ -135,10 +136,14 @@ def _stream_is_a_sum(model: GPT, prompts: list[list[int]]) -> float:
 
 def _heads_sum_to_attention(model: GPT, prompts: list[list[int]]) -> float:
     """Relative to the longest result of a head, since heads may cancel."""
-    rec, worst = record(model, prompts[0], sites=["z", "attn_out"], logits=False), []
+    scales = post_scales(model.config)[:1]
+    rec, worst = record(model, prompts[0], sites=["z", "attn_out", *scales], logits=False), []
     for layer in range(model.config.n_layers):
         results = torch.einsum("bphd,hdm->hbpm", rec["z", layer].double(), model.W_O[layer].double())
-        bias = model.b_O[layer].double() if model.config.attn_out_bias else 0.0
+        bias = model.b_O[layer].double() if model.config.attn_out_bias else torch.zeros(())
+        if scales:  # a norm after attention: linear too, for what it divided by
+            stretch = model.blocks[layer].ln1_post.gain.double() / rec["ln1_post.scale", layer].double()  # type: ignore[union-attr]
+            results, bias = results * stretch, bias * stretch
         longest = torch.maximum(_rms(results).amax(0), _rms(rec["attn_out", layer].double()))
         worst.append(relative_difference(results.sum(0) + bias, rec["attn_out", layer], longest))
     return _largest(worst)

@@ -1,7 +1,8 @@
 """What heads do by their weights alone: which tokens they match (QK), what they write (OV), who feeds whom.
 
 Both circuits are d_model x d_model matrices of rank d_head and stay factored. The gain of the norm before attention is
-folded in, and the mean that a LayerNorm subtracts; biases are left out.
+folded in, and the mean that a LayerNorm subtracts; likewise the gain of a norm after attention, its scale left out.
+Biases and soft caps are left out.
 Source: Elhage et al., "A mathematical framework for transformer circuits" (2021).
 """
 
@@ -20,6 +21,7 @@ from probe.provenance import provenance
 from probe.recording import Recording
 from probe.results import Result
 from probe.rotary import rotary_turn, rotate
+from probe.sites import post_scales
 
 if TYPE_CHECKING:
     import pandas
@@ -146,7 +148,8 @@ def qk_circuit(model: GPT, layer: int, head: int, *, offset: int = 0) -> Factore
             does not.
 
     Returns:
-        (d_model, d_head) times (d_head, d_model); multiply by ``model.config.scale_of_layer(layer)`` for the scores.
+        (d_model, d_head) times (d_head, d_model); multiply by ``model.config.scale_of_layer(layer)`` for the scores,
+        and where queries and keys are normalised (their gains are folded in), divide by both norms' scales.
 
     Raises:
         OutOfRange: no such layer or head; an offset below 0 or beyond the context.
@@ -155,11 +158,12 @@ def qk_circuit(model: GPT, layer: int, head: int, *, offset: int = 0) -> Factore
     number = as_integer(offset)
     if number is None or not 0 <= number < model.config.n_ctx:
         raise OutOfRange(f"offset={offset!r}: expected 0 to {model.config.n_ctx - 1} tokens back")
-    group = head // model.config.heads_per_group
-    return FactoredMatrix(
-        _turned(model, _read(model, layer, model.W_Q[layer, head]), number),
-        _turned(model, _read(model, layer, model.W_K[layer, group]), 0).mT,
-    )
+    attention, group = model.blocks[layer].attn, head // model.config.heads_per_group
+    query, key = (_read(model, layer, weight) for weight in (model.W_Q[layer, head], model.W_K[layer, group]))
+    if model.config.qk_norm:
+        query = query * _precise(attention.q_norm.gain)  # type: ignore[arg-type]
+        key = key * _precise(attention.k_norm.gain)  # type: ignore[arg-type]
+    return FactoredMatrix(_turned(model, query, number), _turned(model, key, 0).mT)
 
 
 def ov_circuit(model: GPT, layer: int, head: int) -> FactoredMatrix:
@@ -173,7 +177,7 @@ def ov_circuit(model: GPT, layer: int, head: int) -> FactoredMatrix:
     """
     layer, head = _check_head(model, layer, head)
     group = head // model.config.heads_per_group
-    return FactoredMatrix(_read(model, layer, model.W_V[layer, group]), _precise(model.W_O[layer, head]))
+    return FactoredMatrix(_read(model, layer, model.W_V[layer, group]), _written(model, layer, head))
 
 
 def copying_scores(model: GPT) -> CopyingScores:
@@ -182,7 +186,7 @@ def copying_scores(model: GPT) -> CopyingScores:
     Embeddings are normalised as the norm would, gains folded in; the d_vocab x d_vocab matrix is never made: its
     eigenvalues are those of a d_head x d_head one.
     """
-    embedding = _normalised(model, _precise(model.W_E))
+    embedding = _normalised(model, _precise(model.token_vectors))
     between = model.logit_directions @ embedding  # (d_model, d_model), over all tokens
     rows = []
     for layer in range(model.config.n_layers):
@@ -229,7 +233,7 @@ def head_writes_for_token(model: GPT, layer: int, head: int, token: str | int, *
     layer, head = _check_head(model, layer, head)
     number = token_ids(model, [token])[0]
     circuit = ov_circuit(model, layer, head)
-    embedding = _normalised(model, _precise(model.W_E[number])[None])[0]
+    embedding = _normalised(model, _precise(model.embed.scaled(model.W_E[number]))[None])[0]
     logits = embedding @ circuit.left @ circuit.right @ model.logit_directions
     arguments = {"layer": layer, "head": head, "token": number, "top": top}
     manifest = {**provenance(model), "method": "head writes for token", "method_arguments": arguments}
@@ -237,14 +241,21 @@ def head_writes_for_token(model: GPT, layer: int, head: int, token: str | int, *
     return _effects(model, layer, head, logits, top, f"for the token {text!r}", manifest)
 
 
+def head_writes_sites(model: GPT) -> list[str]:
+    """The sites that `head_writes` reads, for `record`."""
+    return ["z", *post_scales(model.config)[:1], "ln_final.scale"]
+
+
 def head_writes(
     model: GPT, recording: Recording, layer: int, head: int, *, position: int = -1, prompt: int = 0, top: int = 10
 ) -> TokenEffects:
     """What a head really wrote at a position of a prompt, through the final norm as it was there: logits that it added.
 
+    Where a model caps its logits, before the cap.
+
     Raises:
         DifferentModel: the recording is of another model.
-        SiteNotRecorded: "z" of all heads and "ln_final.scale" are needed there.
+        SiteNotRecorded: the sites of `head_writes_sites` are needed there, of all heads.
         OutOfRange: no such layer, head, prompt or position; `top` outside the vocabulary.
     """
     check_same_model(model, recording)
@@ -254,7 +265,9 @@ def head_writes(
     position = check_index("position", position, int(recording.lengths[prompt]), owner=f"prompt {prompt}")
     z = _precise(recording["z", layer][at][head].to(model.device))
     scale = _precise(recording["ln_final.scale"][at].to(model.device))
-    logits = z @ _precise(model.W_O[layer, head]) @ model.logit_directions / scale
+    if model.config.post_norms:
+        scale = scale * _precise(recording["ln1_post.scale", layer][at].to(model.device))
+    logits = z @ _written(model, layer, head) @ model.logit_directions / scale
     arguments = {"layer": layer, "head": head, "position": position, "prompt": prompt, "top": top}
     manifest = manifest_of(recording, "head writes", **arguments)
     return _effects(model, layer, head, logits, top, f"at position {position}", manifest)
@@ -294,8 +307,14 @@ def _triangle(tall: Float[Tensor, "n rank"]) -> Float[Tensor, "rank rank"]:
 
 def _read(model: GPT, layer: int, weight: Float[Tensor, "d_model d_head"]) -> Float[Tensor, "d_model d_head"]:
     """A weight behind the norm before attention, as it acts on the stream that this norm has divided by its scale."""
-    folded = _precise(model.blocks[layer].ln1.w)[:, None] * _precise(weight)  # type: ignore[index]
+    folded = _precise(model.blocks[layer].ln1.gain)[:, None] * _precise(weight)  # type: ignore[index]
     return folded - folded.mean(0) if model.config.norm == "layer" else folded
+
+
+def _written(model: GPT, layer: int, head: int) -> Float[Tensor, "d_head d_model"]:
+    """A head's output weights, as they reach the stream; through a norm after attention but for its scale."""
+    weight = _precise(model.W_O[layer, head])
+    return weight * _precise(model.blocks[layer].ln1_post.gain) if model.config.post_norms else weight  # type: ignore[arg-type]
 
 
 def _normalised(model: GPT, stream: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:

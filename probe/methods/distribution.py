@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import OutOfRange, check_index
-from probe.gpt import GPT, at_least_float32
+from probe.gpt import GPT
 from probe.methods._inputs import check_same_model, column_of, manifest_of, token_texts
+from probe.norms import at_least_float32
 from probe.prompts import token_id
 from probe.recording import Recording
 from probe.results import Result

@@ -7,7 +7,7 @@ Source: Olsson et al., "In-context learning and induction heads" (2022); Elhage 
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -25,6 +25,7 @@ from probe.prompts import Prompts, read_prompts
 from probe.provenance import fingerprint, provenance
 from probe.recording import Recording, record
 from probe.results import Result
+from probe.sites import full_name
 from probe.tasks import repeated_random_tokens
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class HeadScores(Result):
 
     * previous token, duplicate token, induction, first token: attention weight, 0 to 1, on the token before; on earlier
       occurrences of the same token; on the tokens right after those; on position 0.
-    * entropy: of the weights on all tokens but position 0, as a share of log(how many there are), 0 to 1.
+    * entropy: of the weights on all tokens but position 0, as a share of log(how many of them the query sees), 0 to 1.
     * distance: mean number of tokens back, of the same weights.
     """
 
@@ -55,7 +56,8 @@ class HeadScores(Result):
     standard_error: Float[Tensor, "source score layer head"]
     """Of the mean over prompts; NaN where fewer than two prompts have the score."""
     chance: Float[Tensor, "source score"]
-    """What even attention over all tokens up to the query would score on the same queries."""
+    """What even attention over all tokens up to the query would score on the same queries; a layer with a window sees
+    fewer where a prompt is longer."""
     n_queries: Int[Tensor, "source score"]
     """Over how many query positions the mean is."""
     n_prompts: Int[Tensor, " source"]
@@ -227,7 +229,9 @@ def read_head_scores(recording: Recording) -> HeadScores:
     tallies = []
     for row, (ids, n) in enumerate(zip(recording.tokens, lengths, strict=True)):
         wanted = _Wanted.of(ids[:n].to(patterns[0].device))
-        tallies.append(_tally(wanted, [wanted.sums(pattern[row, :, :n, :n]) for pattern in patterns]))
+        windows = map(recording.config.window_of_layer, range(len(patterns)))
+        sums = [wanted.sums(pattern[row, :, :n, :n], window) for pattern, window in zip(patterns, windows, strict=True)]
+        tallies.append(_tally(wanted, sums))
     return HeadScores(
         sources=("text",), **{name: value[None] for name, value in _summary(tallies).items()},
         n_prompts=torch.tensor([len(tallies)]), manifest=manifest_of(recording, "head scores"),
@@ -264,10 +268,13 @@ def _score_all(
 
 def _score(model: GPT, ids: Sequence[int], changes: Sequence[Intervention]) -> _Tally:
     wanted = _Wanted.of(torch.tensor(ids, device=model.device))
-    recording = record(
-        model, [list(ids)], sites=[], reduce={"pattern": lambda p, _: wanted.sums(p[0])}, logits=False,
-        interventions=changes,
-    )  # fmt: skip
+
+    def summed(layer: int) -> Callable[[Tensor, Tensor], Tensor]:
+        window = model.config.window_of_layer(layer)
+        return lambda pattern, _: wanted.sums(pattern[0], window)
+
+    sums = {full_name(model.config, "pattern", layer): summed(layer) for layer in range(model.config.n_layers)}
+    recording = record(model, [list(ids)], sites=[], reduce=sums, logits=False, interventions=changes)
     return _tally(wanted, recording.stack("pattern").unbind())
 
 
@@ -304,12 +311,14 @@ class _Wanted:
         ]
         return cls(torch.stack(masks), back >= 0)
 
-    def sums(self, pattern: Float[Tensor, "head query_pos key_pos"]) -> Float[Tensor, "two score head"]:
-        """Sums over queries of every score, and over how many queries of each head."""
+    def sums(
+        self, pattern: Float[Tensor, "head query_pos key_pos"], window: int | None = None
+    ) -> Float[Tensor, "two score head"]:
+        """Sums over queries of every score, and over how many queries of each head, in a layer of this window."""
         weights = torch.einsum("hqk,sqk->shq", pattern.float(), self.masks.float())
         n_heads = len(pattern)
         counts = self.masks.any(-1).sum(-1)[:, None].expand(-1, n_heads)
-        entropy, distance, defined = self._without_sink(pattern.float())
+        entropy, distance, defined = self._without_sink(pattern.float(), window)
         n = defined.sum(-1)
         sums = torch.cat([weights.sum(-1), entropy.sum(-1)[None], distance.sum(-1)[None]])
         return torch.stack([sums, torch.cat([counts, n[None], n[None]]).float()])
@@ -320,7 +329,9 @@ class _Wanted:
         sums, counts = self.sums(even[None])[..., 0]
         return sums / counts.clamp(min=1.0)
 
-    def _without_sink(self, pattern: Float[Tensor, "head query_pos key_pos"]) -> tuple[Tensor, Tensor, Tensor]:
+    def _without_sink(
+        self, pattern: Float[Tensor, "head query_pos key_pos"], window: int | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Relative entropy and distance of each query's weights on all but position 0, and whether it has any.
 
         Queries that see fewer than two such tokens have no choice, and none is defined for them.
@@ -328,11 +339,12 @@ class _Wanted:
         n = pattern.shape[-1]
         rest = pattern[:, 2:, 1:]
         total = rest.sum(-1, keepdim=True)
-        defined = total[..., 0] > 0
         share = rest / total.clamp(min=torch.finfo(rest.dtype).tiny)
-        choices = torch.arange(2, n, device=pattern.device)  # tokens that query 2, 3, ... sees beside position 0
-        entropy = -torch.xlogy(share, share).sum(-1) / choices.log()
-        back = choices[:, None] - torch.arange(1, n, device=pattern.device)
+        query = torch.arange(2, n, device=pattern.device)
+        seen = query if window is None else query.clamp(max=window)  # tokens beside position 0
+        defined = (total[..., 0] > 0) & (seen > 1)
+        entropy = -torch.xlogy(share, share).sum(-1) / seen.clamp(min=2).log()
+        back = query[:, None] - torch.arange(1, n, device=pattern.device)
         return entropy, (share * back.clamp(min=0)).sum(-1), defined
 
 

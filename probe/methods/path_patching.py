@@ -19,7 +19,8 @@ from torch import Tensor
 
 from probe.config import GPTConfig
 from probe.errors import OutOfRange, UnknownName, as_integer, check_choice, check_index
-from probe.gpt import GPT, Resid, affine
+from probe.gpt import GPT
+from probe.linear import affine
 from probe.methods._asked import has_several
 from probe.methods._patches import LEAST_SHARE, Direction, read_pairs, run_patches
 from probe.methods._reruns import CleanRun, Part, Row, Table
@@ -30,6 +31,7 @@ from probe.prompts import Prompts
 from probe.provenance import provenance
 from probe.results import Result
 from probe.statistics import GridEvidence, Groups, grid_evidence
+from probe.tap_protocol import Resid
 from probe.tasks import Task
 
 if TYPE_CHECKING:
@@ -183,7 +185,7 @@ def _receiver(config: GPTConfig, receiver: Any) -> tuple[Part, str]:
 
 def _senders(config: GPTConfig, part: Part, senders: Sequence[Head] | None, named: str) -> tuple[Head, ...]:
     """Heads that write before the receiver reads."""
-    n_before = part.layer if part.site in _INPUTS else part.layer + 1  # an MLP reads what its own layer's heads wrote
+    n_before = part.layer if _reads_pre(config, part) else part.layer + 1
     if senders is None:
         found = tuple((layer, head) for layer in range(n_before) for head in range(config.n_heads))
     else:
@@ -196,6 +198,11 @@ def _senders(config: GPTConfig, part: Part, senders: Sequence[Head] | None, name
     return found
 
 
+def _reads_pre(config: GPTConfig, part: Part) -> bool:
+    """Whether the receiver reads resid_pre. An MLP does in parallel layers: it hears no head of its own layer."""
+    return part.site in _INPUTS or (config.parallel and part.site == "mlp_out")
+
+
 def _is_pair(head: Any) -> bool:
     return isinstance(head, (tuple, list)) and len(head) == 2 and None not in map(as_integer, head)
 
@@ -206,7 +213,7 @@ def _no_head(head: Any) -> Head:
 
 def _messages(base: CleanRun, source: CleanRun, part: Part, senders: Sequence[Head], through_mlps: bool) -> Table:
     """What the receiver makes of each sender's new message; sources are counted sender by sender."""
-    model, stream = base.model, "resid_pre" if part.site in _INPUTS else "resid_mid"
+    model, stream = base.model, "resid_pre" if _reads_pre(base.model.config, part) else "resid_mid"
     if part.site == "resid_post":
         stream = "resid_post"
     before = base(stream, part.layer)
@@ -219,14 +226,26 @@ def _messages(base: CleanRun, source: CleanRun, part: Part, senders: Sequence[He
 def _change(base: CleanRun, source: CleanRun, sender: Head, part: Part, through_mlps: bool) -> Resid:
     """What the sender's new output, and MLPs that notice it, add to the stream before the receiver."""
     layer, head = sender
-    change = (source("z", layer)[:, :, head] - base("z", layer)[:, :, head]) @ base.model.W_O[layer, head]
+    change = _head_change(base, source, layer, head)
     if through_mlps:
+        parallel = base.model.config.parallel
         last = part.layer + 1 if part.site == "resid_post" else part.layer
-        for between in range(layer, last):
-            mid = base("resid_mid", between)
-            with_message, as_it_was = (base.model.blocks[between].add_mlp(x) for x in (mid + change, mid))
-            change = with_message - as_it_was
+        for between in range(layer + parallel, last):  # in parallel, the sender's own layer's MLP does not hear it
+            read = base("resid_pre" if parallel else "resid_mid", between)
+            with_message, as_it_was = (base.model.blocks[between].mlp_out(x) for x in (read + change, read))
+            change = change + with_message - as_it_was
     return change
+
+
+def _head_change(base: CleanRun, source: CleanRun, layer: int, head: int) -> Resid:
+    """What attention adds otherwise with the head's new output; a norm after it sees all of its heads."""
+    old, new = (run("z", layer)[:, :, head] for run in (base, source))
+    if not base.model.config.post_norms:
+        return (new - old) @ base.model.W_O[layer, head]
+    block, z = base.model.blocks[layer], base("z", layer)
+    with_it = z.clone()
+    with_it[:, :, head] = new
+    return block.ln1_post(block.attn.write(with_it)) - block.ln1_post(block.attn.write(z))
 
 
 def _read_by(model: GPT, part: Part, resid: Resid) -> Tensor:
@@ -235,7 +254,7 @@ def _read_by(model: GPT, part: Part, resid: Resid) -> Tensor:
     if part.site == "resid_post":
         return resid
     if part.site == "mlp_out":
-        return block.mlp(block.ln2(resid))
+        return block.mlp_out(resid)
     attention, n_heads = block.attn, model.config.n_heads if part.site == "q" else model.config.kv_heads
     weight, offset = {
         "q": (attention.W_Q, attention.b_Q), "k": (attention.W_K, attention.b_K), "v": (attention.W_V, attention.b_V),

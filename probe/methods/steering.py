@@ -28,7 +28,7 @@ from probe.prompts import read_prompts
 from probe.provenance import fingerprint, provenance
 from probe.recording import record
 from probe.results import Result
-from probe.sites import describe_site, split_name
+from probe.sites import describe_site, full_name, split_name
 from probe.statistics import SIGNIFICANT, Estimate, bootstrap, p_value
 from probe.words import WordVectors
 
@@ -350,7 +350,7 @@ def _place(model: GPT, direction: Direction, site: str | None, layer: int | None
     at = check_index("layer", own_layer if layer is None else layer, n_layers, owner="this model")
     short = suffix.removeprefix("hook_") if site is None else site
     check_choice("site to steer", short, ("resid_pre", "resid_mid", "resid_post"))
-    return f"blocks.{at}.hook_{short}"
+    return full_name(model.config, short, at)
 
 
 def _check_doses(doses: Sequence[float]) -> tuple[float, ...]:

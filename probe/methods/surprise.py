@@ -11,10 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import BadIntervention, BadPrompt
-from probe.gpt import GPT, at_least_float32
+from probe.gpt import GPT
 from probe.interventions import Intervention, list_interventions
 from probe.methods._inputs import manifest_of, texts_of, token_texts
 from probe.methods._stream import LOGITS_AT_ONCE, check_top, entropy_of, ranks_of
+from probe.norms import at_least_float32
 from probe.prompts import Prompts
 from probe.recording import PADDING, record
 from probe.results import Result

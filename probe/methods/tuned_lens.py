@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from probe.catalogue import cache_folder
 from probe.errors import BrokenFile, DifferentModel, OutOfRange, SiteNotRecorded
-from probe.gpt import GPT, at_least_float32
+from probe.gpt import GPT
 from probe.methods._stream import divergence, stream_places, uniform_divergence
 from probe.methods._windows import ROWS_AT_ONCE, Texts, sample_batch, windows_of
+from probe.norms import at_least_float32
 from probe.pieces import Pieces
 from probe.provenance import fingerprint, provenance
 from probe.recording import record

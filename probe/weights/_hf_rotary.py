@@ -34,8 +34,12 @@ _BETAS = ("beta_fast", "beta_slow")
 """Where transformers takes its default for 0 as well."""
 
 
-def read_rotary(values: Mapping[str, Any], *, source: str) -> tuple[float, RotaryScaling | None, int]:
-    """Theta, scaling and the longest prompt in tokens, from the keys of config.json.
+def read_rotary(
+    values: Mapping[str, Any], d_head: int, *, source: str, share: float | None = None, theta_key: str = "rope_theta"
+) -> dict[str, Any]:
+    """What GPTConfig says about positions and the longest prompt, from the keys of config.json.
+
+    `share` of each head's dimensions turn where the rotary keys do not say otherwise; None: of this family all turn.
 
     The longest prompt is `max_position_embeddings`, except where that names the context of pretraining:
     always with dynamic scaling, and with yarn and longrope where the original context times the factor is longer.
@@ -46,29 +50,37 @@ def read_rotary(values: Mapping[str, Any], *, source: str) -> tuple[float, Rotar
     rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
     if not isinstance(rope, Mapping):
         raise UnsupportedModel(f"{source}: rope_scaling is {rope!r}; expected a JSON object")
-    theta = _number(rope, "rope_theta", source) or _number(values, "rope_theta", source) or DEFAULT_THETA
+    theta = _number(rope, "rope_theta", source) or _number(values, theta_key, source) or DEFAULT_THETA
     kind = rope.get("rope_type") or rope.get("type") or "default"
     kind = _OLD_KINDS.get(kind, kind)
+    turned = _turned(rope, d_head, share, source)
     _check_rope_keys(rope, kind, source)
     n_ctx = values["max_position_embeddings"]
     if not isinstance(n_ctx, int) or isinstance(n_ctx, bool):
         raise UnsupportedModel(f"{source}: max_position_embeddings is {n_ctx!r}; expected a number of tokens")
+    found = {"positions": "rotary", "rotary_theta": theta, "rotary_dim": None if turned == d_head else turned}
     if kind == "default":
-        return theta, None, n_ctx
-    scaling = _read_scaling(kind, rope, values, n_ctx, source)
+        return {**found, "n_ctx": n_ctx}
+    scaling = _read_scaling(kind, rope, values, n_ctx, turned // 2, source)
     if kind in ("dynamic", "yarn", "longrope"):
         assert scaling.original_n_ctx is not None, "checked by RotaryScaling"
         n_ctx = max(n_ctx, int(scaling.original_n_ctx * scaling.factor))
-    return theta, scaling, n_ctx
+    return {**found, "rotary_scaling": scaling, "n_ctx": n_ctx}
+
+
+def _turned(rope: Mapping[str, Any], d_head: int, share: float | None, source: str) -> int:
+    given = rope.get("partial_rotary_factor")
+    if share is None and given not in (None, 1, 1.0):
+        raise UnsupportedModel(f"{source}: partial_rotary_factor = {given}; in this family whole heads are turned")
+    share = 1.0 if share is None else share if given is None else given
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise UnsupportedModel(f"{source}: {share!r} of each head's dimensions turn; expected a share of at most 1")
+    return int(d_head * share)
 
 
 def _check_rope_keys(rope: Mapping[str, Any], kind: str, source: str) -> None:
     if kind not in REQUIRED:
         raise UnsupportedModel(f"{source}: rotary scaling {kind!r} is not supported; supported: {', '.join(REQUIRED)}")
-    if rope.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise UnsupportedModel(
-            f"{source}: partial_rotary_factor = {rope['partial_rotary_factor']}; only whole heads are turned"
-        )
     missing = [key for key in REQUIRED[kind] if rope.get(key) is None]
     if missing:
         raise UnsupportedModel(f"{source}: rotary scaling {kind!r} lacks {', '.join(missing)}")
@@ -79,7 +91,7 @@ def _check_rope_keys(rope: Mapping[str, Any], kind: str, source: str) -> None:
 
 
 def _read_scaling(
-    kind: Any, rope: Mapping[str, Any], values: Mapping[str, Any], n_positions: int, source: str
+    kind: Any, rope: Mapping[str, Any], values: Mapping[str, Any], n_positions: int, n_pairs: int, source: str
 ) -> RotaryScaling:
     original = values.get(_ORIGINAL) or rope.get(_ORIGINAL) or n_positions
     if not isinstance(original, int) or original < 1:
@@ -99,8 +111,8 @@ def _read_scaling(
         factor=n_positions / original if factor is None else factor,
         original_n_ctx=None if kind == "linear" else original,
         truncate=bool(rope.get("truncate", True)),
-        short_factor=_divisors(rope, "short_factor", values, source),
-        long_factor=_divisors(rope, "long_factor", values, source),
+        short_factor=_divisors(rope, "short_factor", n_pairs, source),
+        long_factor=_divisors(rope, "long_factor", n_pairs, source),
         **numbers,
     )
 
@@ -112,19 +124,19 @@ def _number(values: Mapping[str, Any], key: str, source: str) -> float | None:
     raise UnsupportedModel(f"{source}: {key} is {value!r}; expected a number")
 
 
-def _divisors(rope: Mapping[str, Any], key: str, values: Mapping[str, Any], source: str) -> tuple[float, ...] | None:
+def _divisors(rope: Mapping[str, Any], key: str, n_pairs: int, source: str) -> tuple[float, ...] | None:
     divisors = rope.get(key)
     if divisors is None:
         return None
-    d_head = values.get("head_dim") or values["hidden_size"] // values["num_attention_heads"]
     numeric = isinstance(divisors, (list, tuple)) and all(isinstance(value, (int, float)) for value in divisors)
-    if not numeric or len(divisors) != d_head // 2:
-        raise UnsupportedModel(f"{source}: {key} must be {d_head // 2} numbers, one per pair of dimensions of a head")
+    if not numeric or len(divisors) != n_pairs:
+        raise UnsupportedModel(f"{source}: {key} must be {n_pairs} numbers, one per pair of dimensions of a head")
     return tuple(float(value) for value in divisors)
 
 
-def write_rotary(config: GPTConfig) -> dict[str, Any]:
-    """The keys of config.json for a model with rotary positions, in both spellings."""
+def write_rotary(config: GPTConfig, *, partial: bool = False) -> dict[str, Any]:
+    """The keys of config.json for rotary positions, in both spellings; `partial`: also the share that turns."""
+    share = {"partial_rotary_factor": config.turned / config.d_head} if partial else {}
     scaling = config.rotary_scaling
     scaled = None if scaling is None else _write_scaling(scaling)
     # dynamic scaling knows only the context of pretraining, and has no other place for it
@@ -133,7 +145,8 @@ def write_rotary(config: GPTConfig) -> dict[str, Any]:
         "max_position_embeddings": pretraining or config.n_ctx,
         "rope_theta": config.rotary_theta,
         "rope_scaling": scaled,
-        "rope_parameters": {"rope_type": "default", **(scaled or {}), "rope_theta": config.rotary_theta},
+        "rope_parameters": {"rope_type": "default", **(scaled or {}), "rope_theta": config.rotary_theta, **share},
+        **share,
     }
 
 

@@ -18,7 +18,7 @@ from probe.config import GPTConfig
 from probe.errors import BrokenFile, UnsupportedModel
 from probe.gpt import GPT
 from probe.weights._hf_config import read_config
-from probe.weights._hf_families import Family
+from probe.weights._hf_family import Family
 from probe.weights._hf_tensors import fill_model
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-import probe.gpt
+import probe.attention
 import probe.weights.parity
+from probe.attention import Attention
 from probe.config import GPTConfig
 from probe.errors import UnsupportedModel
-from probe.gpt import GPT, Attention, Block
+from probe.gpt import GPT, Block
 from probe.methods.check import IDENTITIES, check_model
 from tests.tiny import CONFIGS, LLAMA, tiny_model
 
@@ -55,8 +56,8 @@ def test_an_output_projection_that_is_not_applied_as_stored_fails_the_heads(monk
     def perturbed(x, weight, offset):
         return sound(x, weight if weight.shape != (32, 32) else weight * 1.001, offset)
 
-    sound = probe.gpt.affine
-    monkeypatch.setattr(probe.gpt, "affine", perturbed)
+    sound = probe.attention.affine
+    monkeypatch.setattr(probe.attention, "affine", perturbed)
     assert HEADS in failed(tiny_model())
 
 
@@ -77,7 +78,7 @@ def test_a_softmax_that_leaves_something_out_fails_the_rows(monkeypatch):
 
 def test_a_mask_that_lets_one_token_look_ahead_fails(monkeypatch):
     monkeypatch.setattr(
-        probe.gpt,
+        probe.attention,
         "visible_keys",
         lambda n, m, window, device: torch.ones(n, m, dtype=torch.bool, device=device).tril(1),
     )

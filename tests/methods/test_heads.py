@@ -266,3 +266,14 @@ def test_a_changed_model_is_scored_as_it_is_changed(model, tmp_path):
     assert scores.manifest["method_arguments"]["interventions"] == [str(change)]
     with pytest.raises(BadIntervention, match="folder"):
         head_scores(model, [ids], n_random=0, interventions=change, folder=tmp_path / "new")
+
+
+def test_even_attention_has_all_the_entropy_of_what_its_window_shows():
+    model = tiny_model("neo")
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.W_Q.zero_()
+    scores = probe.head_scores(model, "abcdefghijkl", n_random=0, progress=False)
+    torch.testing.assert_close(scores.of("entropy"), torch.ones(3, 4), atol=1e-5, rtol=0)
+    read = probe.read_head_scores(probe.record(model, "abcdefghijkl", sites=["pattern"]))
+    torch.testing.assert_close(read.of("entropy"), torch.ones(3, 4), atol=1e-5, rtol=0)

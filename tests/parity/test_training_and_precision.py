@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, LlamaConfig, Qwen2Config
 
-from probe.gpt import GPT, NO_TAP
+from probe.gpt import GPT
+from probe.tap_protocol import NO_TAP
 from probe.weights.huggingface import load_module
 
 SIZES = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32,

@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 import probe.weights.hub
 from probe.config import GPTConfig, RotaryScaling
@@ -28,8 +28,7 @@ from probe.errors import (
 from probe.gpt import GPT
 from probe.weights import load_model, save_model
 from probe.weights._hf_config import read_config
-from probe.weights._hf_families import FAMILIES, LLAMA, MISTRAL, QWEN2
-from probe.weights._hf_families import GPT2 as GPT2_FAMILY
+from probe.weights._hf_families import FAMILIES
 
 SIZES = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32,
          "intermediate_size": 48, "vocab_size": 50, "max_position_embeddings": 64}  # fmt: skip
@@ -165,19 +164,18 @@ def test_a_factor_that_is_not_given_is_the_ratio_of_the_contexts():
     assert read_config(values, source="here")[0].rotary_scaling.factor == 4.0
 
 
-@pytest.mark.parametrize(
-    ("family", "config_class"),
-    [(GPT2_FAMILY, GPT2Config), (LLAMA, LlamaConfig), (MISTRAL, MistralConfig), (QWEN2, Qwen2Config)],
-    ids=lambda value: getattr(value, "model_type", ""),
-)
-def test_missing_keys_mean_what_transformers_takes_for_them(family, config_class):
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+def test_missing_keys_mean_what_transformers_takes_for_them(family):
+    config_class = transformers.AutoConfig.for_model(family.model_type).__class__
     fields = {name: field.default for name, field in config_class.__dataclass_fields__.items()}
     for key, default in family.defaults.items():
-        assert fields.get(key) == default, key  # qwen2 reads head_dim, though its class does not declare it
-    sizes = GPT2 if family is GPT2_FAMILY else SIZES
+        assert fields.get(key) == default, key  # None of keys that it reads, though its class does not declare them
+    sizes = {**GPT2, **SIZES, "num_layers": 24, "num_heads": 4}
     required = {key: sizes[key] for key in family.required}
-    if family in (MISTRAL, QWEN2):
+    if family.defaults.get("num_key_value_heads") is not None:
         required |= {"num_attention_heads": 32, "hidden_size": 64}  # their default of 8 or 32 key heads fits no fewer
+    if family.model_type == "gpt_neox":
+        required |= {"hidden_size": 64}  # a quarter of each head turns
     sparse, _ = read_config({"model_type": family.model_type, **required}, source="here")
     full, _ = read_config(config_class(**required).to_dict(), source="here")
     assert sparse == full
@@ -253,6 +251,7 @@ def rewrite(path, text):
     path.write_text(text) if isinstance(text, str) else path.write_bytes(text)
 
 
+NEO = {"model_type": "gpt_neo", "architectures": None, "num_layers": 2, "num_heads": 4}
 BROKEN_FOLDERS = {
     "no config": (lambda f: (f / "config.json").unlink(), BrokenFile, "no config.json"),
     "config is no JSON": (lambda f: rewrite(f / "config.json", "{"), BrokenFile, "config.json: not valid JSON"),
@@ -356,9 +355,9 @@ BROKEN_FOLDERS = {
         "pickle files (pytorch_model.bin), which can run any code when read and so are never read; if you trust it",
     ),
     "another architecture": (
-        lambda f: edit_config(f, model_type="gpt_neox", architectures=["GPTNeoXForCausalLM"]),
+        lambda f: edit_config(f, model_type="bloom", architectures=["BloomForCausalLM"]),
         UnsupportedModel,
-        "GPTNeoXForCausalLM (model_type 'gpt_neox') is not supported; supported: GPT2LMHeadModel (gpt2), LlamaFor",
+        "BloomForCausalLM (model_type 'bloom') is not supported; supported: GPT2LMHeadModel (gpt2), GPTNeoFor",
     ),
     "another head": (
         lambda f: edit_config(f, architectures=["LlamaForSequenceClassification"]),
@@ -396,6 +395,47 @@ BROKEN_FOLDERS = {
         lambda f: edit_config(f, rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}),
         UnsupportedModel,
         "partial_rotary_factor = 0.5",
+    ),
+    "a share above one": (
+        lambda f: edit_config(f, model_type="gpt_neox", architectures=None, layer_norm_eps=1e-5, rotary_pct=1.5),
+        UnsupportedModel,
+        "1.5 of each head's dimensions turn",
+    ),
+    "attention types of too few layers": (
+        lambda f: edit_config(f, **NEO, attention_types=[[["global", "local"], 3]]), UnsupportedModel, "make 2 layers"
+    ),
+    "attention types of another kind": (
+        lambda f: edit_config(f, **NEO, attention_types=[["global", "local"]]), UnsupportedModel, "does not fit"
+    ),
+    "attention layers that differ from the types": (
+        lambda f: edit_config(f, **NEO, attention_types=[[["global"], 2]], attention_layers=["global", "local"]),
+        UnsupportedModel,
+        "attention_layers the same",
+    ),
+    "window that is no number": (
+        lambda f: edit_config(f, **NEO, attention_types=[[["global"], 2]], window_size=None),
+        UnsupportedModel,
+        "window_size is None",
+    ),
+    "scalar before attention": (
+        lambda f: edit_config(f, model_type="gemma2", architectures=None, query_pre_attn_scalar=0),
+        UnsupportedModel,
+        "query_pre_attn_scalar is 0",
+    ),
+    "cap that is text": (
+        lambda f: edit_config(f, model_type="gemma2", architectures=None, attn_logit_softcapping="50"),
+        UnsupportedModel,
+        "attn_logit_softcapping is '50'",
+    ),
+    "attention both ways": (
+        lambda f: edit_config(f, model_type="gemma2", architectures=None, use_bidirectional_attention=True),
+        UnsupportedModel,
+        "use_bidirectional_attention = True",
+    ),
+    "normalised queries of phi": (
+        lambda f: edit_config(f, model_type="phi", architectures=None, qk_layernorm=True),
+        UnsupportedModel,
+        "qk_layernorm = True",
     ),
     "quantisation": (
         lambda f: edit_config(f, quantization_config={"bits": 4}), UnsupportedModel, "quantization_config = {'bits': 4}"
@@ -518,10 +558,8 @@ def test_a_safetensors_file_alone_gets_told_to_give_the_folder(llama):
 
 
 def test_other_modules_are_refused_by_their_class():
-    module = transformers.GPTNeoXForCausalLM(
-        transformers.GPTNeoXConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-    )
-    with pytest.raises(UnsupportedModel, match="GPTNeoXForCausalLM"):
+    module = transformers.BloomForCausalLM(transformers.BloomConfig(hidden_size=8, n_layer=1, n_head=2, vocab_size=9))
+    with pytest.raises(UnsupportedModel, match="BloomForCausalLM"):
         load_model(module)
     with torch.device("meta"), pytest.raises(UnsupportedModel, match="meta device"):
         load_model(AutoModelForCausalLM.from_config(LlamaConfig(**SIZES)), device="cpu")
@@ -631,6 +669,17 @@ NOT_IN_HUGGING_FACE = {
     "biases and windows": (
         LLAMA_LIKE | {"windows": (4, 4), "qkv_bias": True, "attn_out_bias": True}, "no qkv_bias = True"
     ),
+    "parallel layers with RMSNorm": (LLAMA_LIKE | {"parallel": True}, "gpt_neox, the nearest family, has no n"),
+    "normalised queries with two widths of window": (
+        LLAMA_LIKE | {"qk_norm": True, "windows": (4, 5)}, "qwen3, the nearest family, has no windows = (4, 5)"
+    ),
+    "plain norms with a cap on the logits": (
+        LLAMA_LIKE | {"norm": "rms_plus_one", "logit_soft_cap": 9.0},
+        "gemma2, the nearest family, has no post_norms = False, no embed_scale = None",
+    ),
+    "a cap on the logits of llama": (LLAMA_LIKE | {"logit_soft_cap": 9.0}, "has no logit_soft_cap = 9.0"),
+    "a bias of the unembedding of GPT-2": (TINY | {"unembed_bias": True}, "gpt2, the nearest family, has no unembed_b"),
+    "a part of each head of llama": (LLAMA_LIKE | {"rotary_dim": 2}, "the nearest family, has no rotary_dim = 2"),
     "dynamic scaling with a context that does not follow": (
         LLAMA_LIKE | {"rotary_scaling": RotaryScaling("dynamic", factor=2.0, original_n_ctx=10)}, "no n_ctx = 32"
     ),
@@ -656,6 +705,23 @@ def test_a_model_that_no_family_computes_is_not_saved_and_the_message_names_what
         LLAMA_LIKE | {"windows": (4, 4)},
         LLAMA_LIKE | {"windows": (None, 4), "qkv_bias": True},
         LLAMA_LIKE | {"rotary_scaling": RotaryScaling("dynamic", factor=2.0, original_n_ctx=16)},
+        LLAMA_LIKE | {"qk_norm": True, "d_head": 6},
+        LLAMA_LIKE
+        | {
+            "norm": "rms_plus_one",
+            "activation": "gelu_tanh",
+            "post_norms": True,
+            "embed_scale": 4.0,
+            "attn_scale": 100**-0.5,
+            "attn_soft_cap": 3.0,
+            "logit_soft_cap": 9.0,
+            "windows": (4, None),
+        },
+        TINY | {"positions": "rotary", "rotary_dim": 2, "parallel": True, "shared_norm": True, "unembed_bias": True},
+        LLAMA_LIKE | {"rotary_dim": 4},  # all of them, spelled out
+        TINY | {"positions": "rotary", "rotary_dim": 2, "parallel": True},
+        TINY | {"positions": "rotary"},
+        TINY | {"attn_scale": 1.0, "qkv_bias": False, "windows": (None, 4)},
     ],
     ids=str,
 )
