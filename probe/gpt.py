@@ -172,12 +172,11 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch query_pos head d_head"]:
         """Scores, mask, softmax, mixture, one at a time. The heads of a group share one product with their key."""
         batch, n_query, n_key = q.shape[0], q.shape[1], k.shape[1]
-        grouped = q.transpose(1, 2).reshape(batch, self.kv_heads, -1, self.d_head)
-        scores = grouped @ k.permute(0, 2, 3, 1) * self.scale
+        grouped = (q * self.scale).transpose(1, 2).reshape(batch, self.kv_heads, -1, self.d_head)
+        scores = grouped @ k.permute(0, 2, 3, 1)
         scores = tap("hook_attn_scores", scores.view(batch, self.n_heads, n_query, n_key))
         visible = visible_keys(n_query, n_key, self.window, q.device)
-        pattern = at_least_float32(scores.masked_fill(~visible, -torch.inf)).softmax(-1).to(v.dtype)
-        pattern = tap("hook_pattern", pattern)
+        pattern = tap("hook_pattern", masked_softmax(scores, visible).to(v.dtype))
         z = pattern.reshape(batch, self.kv_heads, -1, n_key) @ v.transpose(1, 2)
         return z.view(batch, self.n_heads, n_query, self.d_head).transpose(1, 2)
 
@@ -431,6 +430,18 @@ def bias(size: int, present: bool) -> nn.Parameter | None:
 def at_least_float32(x: Tensor) -> Tensor:
     """Norms and softmax lose too much in half precision; float64 stays float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def masked_softmax(
+    scores: Float[Tensor, "batch head query_pos key_pos"], visible: Bool[Tensor, "query_pos key_pos"]
+) -> Float[Tensor, "batch head query_pos key_pos"]:
+    """How each query divides its attention over the keys that it sees.
+
+    Where no gradient is asked for, the softmax overwrites the masked copy: at hundreds of tokens, fresh memory costs
+    more than the sums.
+    """
+    masked = at_least_float32(scores.masked_fill(~visible, -torch.inf))
+    return masked.softmax(-1) if torch.is_grad_enabled() else torch.softmax(masked, -1, out=masked)
 
 
 def visible_keys(
