@@ -176,7 +176,8 @@ class Attention(nn.Module):
         scores = grouped @ k.permute(0, 2, 3, 1)
         scores = tap("hook_attn_scores", scores.view(batch, self.n_heads, n_query, n_key))
         visible = visible_keys(n_query, n_key, self.window, q.device)
-        pattern = tap("hook_pattern", masked_softmax(scores, visible).to(v.dtype))
+        pattern = masked_softmax(scores, visible, keep_scores=tap.wants("hook_attn_scores"))
+        pattern = tap("hook_pattern", pattern.to(v.dtype))
         z = pattern.reshape(batch, self.kv_heads, -1, n_key) @ v.transpose(1, 2)
         return z.view(batch, self.n_heads, n_query, self.d_head).transpose(1, 2)
 
@@ -433,15 +434,21 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def masked_softmax(
-    scores: Float[Tensor, "batch head query_pos key_pos"], visible: Bool[Tensor, "query_pos key_pos"]
+    scores: Float[Tensor, "batch head query_pos key_pos"],
+    visible: Bool[Tensor, "query_pos key_pos"],
+    *,
+    keep_scores: bool = True,
 ) -> Float[Tensor, "batch head query_pos key_pos"]:
     """How each query divides its attention over the keys that it sees.
 
-    Where no gradient is asked for, the softmax overwrites the masked copy: at hundreds of tokens, fresh memory costs
-    more than the sums.
+    Where no gradient is asked for, the softmax overwrites the masked copy, and the mask the scores if nobody keeps
+    them: at hundreds of tokens, fresh memory costs more than the sums.
     """
-    masked = at_least_float32(scores.masked_fill(~visible, -torch.inf))
-    return masked.softmax(-1) if torch.is_grad_enabled() else torch.softmax(masked, -1, out=masked)
+    if torch.is_grad_enabled():
+        return at_least_float32(scores.masked_fill(~visible, -torch.inf)).softmax(-1)
+    masked = (scores.masked_fill if keep_scores else scores.masked_fill_)(~visible, -torch.inf)
+    masked = at_least_float32(masked)
+    return torch.softmax(masked, -1, out=masked)
 
 
 def visible_keys(

@@ -72,6 +72,8 @@ def test_attention_is_the_same_with_and_without_gradients_and_leaves_the_scores(
     assert torch.equal(found, expected)
     assert torch.equal(scores, before)
     assert torch.equal(found == 0, ~visible.expand_as(found))
+    with torch.no_grad():
+        assert torch.equal(masked_softmax(scores, visible, keep_scores=False), expected)
 
 
 @pytest.mark.parametrize("pieces", [[9], [5, 4], [1] * 9, [3, 1, 5]])
