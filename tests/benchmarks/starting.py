@@ -17,7 +17,10 @@ import torch
 with torch.no_grad():
     model(torch.tensor([[1, 2, 3, 4]]))
 weights = 4 * sum(p.numel() for p in model.parameters())
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+if sys.platform == "linux":  # ru_maxrss begins with that of the process which started this one
+    peak = 1024 * next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 print(loaded, peak, weights)
 """
 OURS = "import probe; model = probe.load_model({source!r}, device='cpu')"
