@@ -44,11 +44,8 @@ check: $(VENV)/.test  ## lint, format and types
 	@$(RUN) -m ruff format --check .
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(RUN) -m pyright --pythonpath $(RUN)
 
-bench: $(VENV)/.bench  ## run the benchmarks and print what they measure
-	@for script in tests/benchmarks/[a-z]*.py; do \
-		[ -e "$$script" ] || { echo "no benchmark in tests/benchmarks/"; exit 1; }; \
-		echo "== $$script"; $(RUN) "$$script" || exit; \
-	done
+bench: $(VENV)/.bench  ## compare with other libraries: time and memory; writes out/bench/
+	@$(RUN) tests/benchmarks/run.py
 
 clean:  ## remove .venv, out/tour and caches; models stay in your own cache (see: probe models)
 	@$(DISCARD)

@@ -83,7 +83,6 @@ class Attention(nn.Module):
         self.b_O = bias(config.d_model, config.attn_out_bias)
         self.q_norm = NORMS[config.norm](config, config.d_head) if config.qk_norm else Unchanged()
         self.k_norm = NORMS[config.norm](config, config.d_head) if config.qk_norm else Unchanged()
-
         self.soft_cap = soft_cap(config.attn_soft_cap)
         self.can_fuse = config.attn_soft_cap is None  # the kernel has no place for a cap
 
@@ -113,12 +112,12 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch query_pos head d_head"]:
         """Scores, mask, softmax, mixture, one at a time. The heads of a group share one product with their key."""
         batch, n_query, n_key = q.shape[0], q.shape[1], k.shape[1]
-        grouped = q.transpose(1, 2).reshape(batch, self.kv_heads, -1, self.d_head)
-        scores = self.soft_cap(grouped @ k.permute(0, 2, 3, 1) * self.scale)
+        grouped = (q * self.scale).transpose(1, 2).reshape(batch, self.kv_heads, -1, self.d_head)
+        scores = self.soft_cap(grouped @ k.permute(0, 2, 3, 1))
         scores = tap("hook_attn_scores", scores.view(batch, self.n_heads, n_query, n_key))
         visible = visible_keys(n_query, n_key, self.window, q.device)
-        pattern = at_least_float32(scores.masked_fill(~visible, -torch.inf)).softmax(-1).to(v.dtype)
-        pattern = tap("hook_pattern", pattern)
+        pattern = masked_softmax(scores, visible, keep_scores=tap.wants("hook_attn_scores"))
+        pattern = tap("hook_pattern", pattern.to(v.dtype))
         z = pattern.reshape(batch, self.kv_heads, -1, n_key) @ v.transpose(1, 2)
         return z.view(batch, self.n_heads, n_query, self.d_head).transpose(1, 2)
 
@@ -137,6 +136,24 @@ class Attention(nn.Module):
         mask = None if causal else visible_keys(n_query, n_key, self.window, q.device)
         z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale)
         return z.transpose(1, 2)
+
+
+def masked_softmax(
+    scores: Float[Tensor, "batch head query_pos key_pos"],
+    visible: Bool[Tensor, "query_pos key_pos"],
+    *,
+    keep_scores: bool = True,
+) -> Float[Tensor, "batch head query_pos key_pos"]:
+    """How each query divides its attention over the keys that it sees.
+
+    Where no gradient is asked for, the softmax overwrites the masked copy, and the mask the scores if nobody keeps
+    them: at hundreds of tokens, fresh memory costs more than the sums.
+    """
+    if torch.is_grad_enabled():
+        return at_least_float32(scores.masked_fill(~visible, -torch.inf)).softmax(-1)
+    masked = (scores.masked_fill if keep_scores else scores.masked_fill_)(~visible, -torch.inf)
+    masked = at_least_float32(masked)
+    return torch.softmax(masked, -1, out=masked)
 
 
 def visible_keys(

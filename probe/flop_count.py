@@ -95,7 +95,7 @@ def _one_by_one(config: GPTConfig, weights: WeightCount, n: int) -> dict[str, in
         "positions": n * (learned + turned),
         "norms": n * NORM_FLOPS[config.norm] * normalised + plus_one,
         "softmax": SOFTMAX_FLOPS * (n_layers * config.n_heads * n * n + n * config.d_vocab),
-        "scale of scores": n_layers * config.n_heads * n * n,
+        "scale of queries": n * n_layers * config.n_heads * config.d_head,
         "activation": n * n_layers * config.d_mlp * (ACTIVATION_FLOPS[config.activation] + config.gated_mlp),
         "sums": n * (2 * n_layers * d_model + weights.extras["biases"]),
         **{kind: CAP_FLOPS * numbers for kind, numbers in capped.items() if numbers},

@@ -34,7 +34,7 @@ class Numbers(TorchDispatchMode):
     def __init__(self, activation: str):
         super().__init__()
         self.flops = 0
-        self.each = {"_softmax": SOFTMAX_FLOPS, "silu": ACTIVATION_FLOPS["silu"], "gelu": ACTIVATION_FLOPS[activation]}
+        self.each = {"softmax": SOFTMAX_FLOPS, "silu": ACTIVATION_FLOPS["silu"], "gelu": ACTIVATION_FLOPS[activation]}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__

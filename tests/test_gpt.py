@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from probe.attention import KeyValueCache
+from probe.attention import KeyValueCache, masked_softmax, visible_keys
 from probe.errors import BadPrompt, BadShape, OutOfRange, ProbeError
 from probe.gpt import GPT
 from probe.linear import affine
@@ -61,6 +61,21 @@ def test_step_by_step_and_fused_attention_agree(model):
     tokens, watch = tiny_tokens(), Watch()
     torch.testing.assert_close(model(tokens, tap=watch), model(tokens), atol=ROUNDING, rtol=0)
     assert "blocks.2.attn.hook_pattern" in watch.values
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_attention_is_the_same_with_and_without_gradients_and_leaves_the_scores(dtype):
+    scores = torch.randn(2, 3, 5, 7, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    before, visible = scores.clone(), visible_keys(5, 7, None, scores.device)
+    with torch.enable_grad():
+        expected = masked_softmax(scores, visible)
+    with torch.no_grad():
+        found = masked_softmax(scores, visible)
+    assert torch.equal(found, expected)
+    assert torch.equal(scores, before)
+    assert torch.equal(found == 0, ~visible.expand_as(found))
+    with torch.no_grad():
+        assert torch.equal(masked_softmax(scores, visible, keep_scores=False), expected)
 
 
 @pytest.mark.parametrize("pieces", [[9], [5, 4], [1] * 9, [3, 1, 5]])

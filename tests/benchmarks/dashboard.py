@@ -1,7 +1,5 @@
 """What the page of heads costs a reader: first paint, a click, a hover, DOM nodes and bytes, in a real Chromium.
 
-    python tests/benchmarks/dashboard.py [--json FILE] [--blocks N] [--threads N] [--quick]
-
 Two models (144 heads, random; 270 heads, the default one, or --model) by two lengths of text. The server is started by
 its own command and has loaded the model on another text before the clock starts; every repeat is a new browser context
 and a text that nobody has seen. All clocks run inside the page, from the start of the navigation or from the pointer to
@@ -12,7 +10,6 @@ import contextlib
 import os
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from _measure import Measured, hardware, read_options, write_json
+from _measure import Measured, Setting, number
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import probe
@@ -78,27 +75,22 @@ NODES = """() => {
 }"""
 
 
-def main() -> None:
-    """Measure and print; write JSON if asked."""
-    arguments = read_options(
-        __doc__.splitlines()[0],
-        lambda parser: parser.add_argument("--blocks", type=int, default=5, help="repeats; left out: 5"),
-    )
-    repeats = 2 if arguments.quick else max(2, arguments.blocks)
-    default = probe.load_model(arguments.model)
-    print(f"{default.name} on {hardware()}")
-    found: list[Measured] = []
+def missing() -> str | None:
+    """Why this cannot be measured here, if so."""
+    return None if shutil.which("chromium") else "no chromium on the PATH"
+
+
+def measure(setting: Setting) -> Iterator[Measured]:
+    """Two models by two lengths of text."""
+    default, repeats = setting.model, 1 if setting.quick else 3
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         small = random_model(default, Path(folder) / "random-12-by-12")
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        models = {12 * 12: str(small), default.config.n_layers * default.config.n_heads: arguments.model}
+        models = {12 * 12: str(small), default.config.n_layers * default.config.n_heads: setting.source}
         for heads, model in models.items():
             with server(model) as address:
-                for n_tokens in (64, 256):
-                    for one in measure(browser, address, default, heads, n_tokens, repeats):
-                        print(one, flush=True)
-                        found.append(one)
-    write_json(arguments.json, default.name, found)
+                for n_tokens in (64,) if setting.quick else (64, 256):
+                    yield from visits(browser, address, default, heads, n_tokens, repeats)
 
 
 def random_model(like: probe.GPT, folder: Path) -> Path:
@@ -133,7 +125,7 @@ def server(model: str | None) -> Iterator[str]:
             run.terminate()
 
 
-def measure(
+def visits(
     browser: Browser, address: str, model: probe.GPT, heads: int, n_tokens: int, repeats: int
 ) -> Iterator[Measured]:
     """One size: every repeat a new visitor with a text of their own; the first only warms the server."""
@@ -165,11 +157,8 @@ def measure(
         context.close()
     for name, values in taken.items():
         unit = name if name in ("DOM nodes", "MB") else "s"
-        low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
         aim = AIMS.get(name) if (heads, n_tokens) == (144, 64) else None
-        yield Measured(
-            f"{heads} heads, {n_tokens} tokens: {name}", middle, low, high, unit, f"{len(values)} times", aim
-        )
+        yield number(f"dashboard, {heads} heads, {n_tokens} tokens: {name}", values, unit, bar=aim)
 
 
 def click(page: Page, layer: int) -> dict[str, float]:
@@ -199,7 +188,3 @@ def count_bytes(page: Page) -> list[int]:
         "Network.webSocketFrameReceived", lambda event: received.append(len(event["response"]["payloadData"]) * 3 // 4)
     )
     return received
-
-
-if __name__ == "__main__":
-    main()
