@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from probe.arguments import check_fields
 from probe.errors import BadShape, OutOfRange, UnsupportedModel, check_choice
 
 Norm = Literal["layer", "rms"]
@@ -49,9 +50,12 @@ class RotaryScaling:
     """longrope: divisor of each frequency for longer prompts."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_choice("rotary scaling", self.kind, get_args(RotaryScalingKind))
-        if not self.factor > 0:
-            raise OutOfRange(f"rotary scaling factor {self.factor}: expected a number above 0")
+        if not 0 < self.factor < math.inf:
+            raise OutOfRange(f"rotary scaling factor {self.factor}: expected a finite number above 0")
+        if self.original_n_ctx is not None and self.original_n_ctx < 1:
+            raise OutOfRange(f"original_n_ctx {self.original_n_ctx}: expected at least 1 token")
         if self.kind != "linear" and self.original_n_ctx is None:
             raise UnsupportedModel(f"rotary scaling {self.kind!r} needs the original context length")
         if self.kind == "longrope" and (self.short_factor is None or self.long_factor is None):
@@ -108,9 +112,10 @@ class GPTConfig:
     def __post_init__(self) -> None:
         if self.n_kv_heads is None:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
+        check_fields(self)
         for name in ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "d_vocab", "n_ctx", "n_kv_heads"):
             size = getattr(self, name)
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            if size < 1:
                 raise OutOfRange(f"{name} {size!r}: expected a whole number of at least 1")
         check_choice("norm", self.norm, get_args(Norm))
         check_choice("positions", self.positions, get_args(Positions))
@@ -128,6 +133,8 @@ class GPTConfig:
         for window in self.windows or ():
             if window is not None and window < 1:
                 raise OutOfRange(f"window of {window} tokens: expected at least 1, the query itself, or None for all")
+        if self.attn_scale is not None and not math.isfinite(self.attn_scale):
+            raise OutOfRange(f"attn_scale {self.attn_scale!r}: expected a finite number")
         if not (self.norm_eps >= 0 and math.isfinite(self.norm_eps)):
             raise OutOfRange(f"norm_eps {self.norm_eps!r}: expected a finite number of at least 0")
 

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from probe.arguments import checked
 from probe.config import GPTConfig
-from probe.errors import BadPrompt, BadShape, OutOfRange
+from probe.errors import BadPrompt, BadShape, OutOfRange, WrongType
 from probe.named_weights import NamedWeights
 from probe.rotary import Turn, rotary_turn, rotate
 
@@ -285,8 +286,11 @@ class GPT(NamedWeights, nn.Module):
     Use `probe.load_model` for a pretrained one.
     """
 
+    @checked
     def __init__(self, config: GPTConfig, tokenizer: Any = None, name: str = "unnamed"):
         super().__init__()
+        if isinstance(tokenizer, nn.Module):  # it would become a part of this model, and its weights be drawn anew
+            raise WrongType(f"tokenizer of type {type(tokenizer).__name__}: expected a probe.tokens.Tokenizer, or None")
         self.config = config
         self.tokenizer: Any = tokenizer
         """A `probe.tokens.Tokenizer`, or None: token ids always work."""

@@ -16,11 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from probe.arguments import checked
 from probe.errors import BrokenFile, NotSaved
 
 TENSORS, MANIFEST = "tensors.safetensors", "manifest.json"
 
 
+@checked
 def save_result(folder: str | os.PathLike[str], tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Path:
     """Write tensors and manifest; the manifest gets the sha256 of the tensors, so that any later change is found.
 
@@ -37,6 +39,7 @@ def save_result(folder: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
     return _write_folder(Path(folder), write)
 
 
+@checked
 def save_files(folder: str | os.PathLike[str], files: Mapping[str, str]) -> Path:
     """Write texts by file name into a new folder.
 
@@ -51,6 +54,7 @@ def save_files(folder: str | os.PathLike[str], files: Mapping[str, str]) -> Path
     return _write_folder(Path(folder), write)
 
 
+@checked
 def check_free(folder: str | os.PathLike[str]) -> Path:
     """Raise NotSaved unless results can be saved there: for the time before long work rather than after it."""
     folder = Path(folder)
@@ -74,6 +78,7 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
     return json.dumps(manifest, indent=1, ensure_ascii=False)
 
 
+@checked
 def load_result(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and manifest of a folder that `save_result` wrote.
 

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.arguments import check_fields, checked
 from probe.catalogue import DEFAULT_WORD_VECTORS, fetch, known_models, known_word_vectors
 from probe.errors import (
     BadPrompt,
@@ -58,6 +59,7 @@ class WordVectors:
     _index: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.vectors.ndim != 2 or len(self.words) != len(self.vectors):
             shape = tuple(self.vectors.shape)
             raise BadShape(f"{self.name}: {len(self.words):,} words and vectors of shape {shape}; expected (word, d)")
@@ -95,7 +97,7 @@ class WordVectors:
         return len(self.words)
 
     def __contains__(self, word: object) -> bool:
-        return word in self._index
+        return isinstance(word, str) and word in self._index
 
     def __getitem__(self, word: str) -> Float[Tensor, " d"]:
         """One word's vector.
@@ -115,10 +117,12 @@ class WordVectors:
             raise UnknownName(self._why_missing(word))
         return self._index[word]
 
+    @checked
     def missing(self, words: Iterable[str]) -> dict[str, str]:
         """Of these words those that have no vector here, with the reason and near spellings."""
         return {word: self._why_missing(word) for word in dict.fromkeys(words) if word not in self._index}
 
+    @checked
     def vectors_of(self, words: Sequence[str]) -> Float[Tensor, "word d"]:
         """The vectors of several words.
 
@@ -127,6 +131,7 @@ class WordVectors:
         """
         return self.vectors[[self.index(word) for word in words]]
 
+    @checked
     def unrelated(self, n: int, *, without: Iterable[str], seed: int) -> Float[Tensor, "word d"]:
         """Vectors of n different words drawn from the 20,000 most frequent ones, without the given words."""
         excluded = {self._index[word] for word in without if word in self._index}
@@ -134,6 +139,7 @@ class WordVectors:
         order = torch.randperm(len(frequent), generator=torch.Generator().manual_seed(seed))[:n]
         return self.vectors[[frequent[place] for place in order.tolist()]]
 
+    @checked
     def confounds(self, words: Sequence[str]) -> dict[str, Float[Tensor, " word"]]:
         """What a direction may follow instead of meaning: log of the vocabulary rank, and length in letters."""
         places = [self.index(word) for word in words]
@@ -143,6 +149,7 @@ class WordVectors:
             "letters": torch.tensor([float(len(word)) for word in words], dtype=torch.float64),
         }
 
+    @checked
     def twin(self, seed: int = 0) -> "WordVectors":
         """What learning started from: the same words with independent random vectors."""
         generator = torch.Generator().manual_seed(seed)
@@ -177,6 +184,7 @@ class WordVectors:
         return difflib.get_close_matches(plain, likely, n=3, cutoff=0.7)
 
 
+@checked
 def load_word_vectors(source: str | os.PathLike[str] | None = None, *, progress: bool = True) -> WordVectors:
     """Static word vectors: a name of the catalogue, or a file in word2vec's or GloVe's text or binary format.
 
@@ -203,6 +211,7 @@ def load_word_vectors(source: str | os.PathLike[str] | None = None, *, progress:
     raise unknown_name("word vectors or file", str(source), known)
 
 
+@checked
 def word_vectors(model: GPT, which: WeightName = "embed") -> WordVectors:
     """A GPT's words as vectors: rows of its embedding W_E, or of its unembedding W_U.
 

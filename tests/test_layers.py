@@ -15,6 +15,7 @@ PACKAGE = ROOT / "probe"
 
 LAYERS = (
     ("errors",),
+    ("arguments",),
     ("geometry", "statistics", "config", "devices", "tokenizer_files", "word_lists"),
     ("sites", "tokens", "store", "pieces", "catalogue", "rotary", "prompts", "named_weights", "weight_count"),
     ("gpt", "selection", "results", "task_texts", "flop_count"),

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from probe.arguments import checked
 from probe.catalogue import cache_folder
 from probe.errors import BrokenFile, DifferentModel, OutOfRange, SiteNotRecorded
 from probe.gpt import GPT, at_least_float32
@@ -75,6 +76,7 @@ class TunedLens(Result):
         weight, bias = (of[index].to(resid.device, resid.dtype) for of in (self.weights, self.biases))
         return resid @ weight + bias
 
+    @checked
     def check(self, model: GPT, places: Sequence[str]) -> None:
         """Raise unless it was fitted on this model, for these places.
 
@@ -157,6 +159,7 @@ class TunedLens(Result):
 _TENSORS = ("weights", "biases", "tuned_kl", "raw_kl")
 
 
+@checked
 def load_tuned_lens(model: GPT, *, progress: bool = True) -> TunedLens:
     """The tuned lens of a model with the default settings: from the user's cache, or fitted now and kept there.
 
@@ -186,6 +189,7 @@ def _cached(model: GPT) -> Path:
     return cache_folder() / "tuned-lenses" / fingerprint(model)
 
 
+@checked
 def fit_tuned_lens(
     model: GPT,
     texts: Texts | None = None,

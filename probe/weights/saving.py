@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from probe.arguments import checked
 from probe.errors import NotSaved
 from probe.gpt import GPT
 from probe.weights._hf_config import write_config
@@ -32,6 +33,7 @@ OF_THE_OLD_MODEL = (
 """Files of a replaced model that would be taken for parts of the new one."""
 
 
+@checked
 def save_model(model: GPT, folder: str | os.PathLike[str]) -> Path:
     """Write config.json, model.safetensors and the tokenizer, if there is one; returns the folder.
 
