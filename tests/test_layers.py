@@ -15,10 +15,10 @@ PACKAGE = ROOT / "probe"
 
 LAYERS = (
     ("errors",),
-    ("arguments",),
+    ("arguments", "json_files"),
     ("geometry", "statistics", "config", "devices", "tokenizer_files", "word_lists"),
-    ("sites", "tokens", "store", "pieces", "catalogue", "rotary", "prompts", "named_weights", "weight_count"),
-    ("gpt", "selection", "results", "task_texts", "flop_count"),
+    ("sites", "tokens", "store", "catalogue", "rotary", "prompts", "named_weights", "weight_count"),
+    ("gpt", "selection", "pieces", "results", "task_texts", "flop_count"),
     ("metrics", "interventions", "reduction", "provenance", "sampling", "weights"),
     ("request", "words"),
     ("tap", "plan"),
