@@ -105,16 +105,16 @@ def _reader(annotation: Any) -> Reader | None:
 def _instance(name: str, value: Any, *, of: type) -> Any:
     if isinstance(value, type) or not isinstance(value, of):
         what = f" ({(inspect.getdoc(of) or '').partition('.')[0]})" if getattr(of, "_is_protocol", False) else ""
-        raise WrongType(f"{name} {brief(value)}: expected a {of.__name__}{what}")
+        raise WrongType(f"{name}={brief(value)}: expected a {of.__name__}{what}")
     return value
 
 
 def _integer(name: str, value: Any) -> int:
     number = as_integer(value)
     if number is None:
-        raise OutOfRange(f"{name} {brief(value)}: expected an integer")
+        raise OutOfRange(f"{name}={brief(value)}: expected an integer")
     if not -(2**63) <= number < 2**63:
-        raise OutOfRange(f"{name} {brief(number)}: expected an integer of at most 64 bits")
+        raise OutOfRange(f"{name}={brief(number)}: expected an integer of at most 64 bits")
     return number
 
 
@@ -122,38 +122,39 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0 and "complex" not in str(value.dtype):
         value = value.item()
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-        raise OutOfRange(f"{name} {brief(value)}: expected a number")
+        raise OutOfRange(f"{name}={brief(value)}: expected a number")
     try:
         number = float(value)
     except OverflowError:
-        raise OutOfRange(f"{name} {brief(value)}: expected a number that a float can hold") from None
+        raise OutOfRange(f"{name}={brief(value)}: expected a number that a float can hold") from None
     if number != number:
-        raise OutOfRange(f"{name} is NaN: expected a number")
-    return number
+        raise OutOfRange(f"{name}=nan: expected a number")
+    exact = type(value) is int and abs(value) < 2**53
+    return value if exact else number  # as it was given: errors and manifests show it
 
 
 def _truth(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
-        raise WrongType(f"{name} {brief(value)}: expected True or False")
+        raise WrongType(f"{name}={brief(value)}: expected True or False")
     return bool(value)
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise WrongType(f"{name} {brief(value)}: expected text")
+        raise WrongType(f"{name}={brief(value)}: expected text")
     return str(value)
 
 
 def _path(name: str, value: Any) -> str | os.PathLike[str]:
     if not isinstance(value, (str, os.PathLike)):
-        raise WrongType(f"{name} {brief(value)}: expected a path")
+        raise WrongType(f"{name}={brief(value)}: expected a path")
     path = os.fspath(value)
     try:
         usable = isinstance(path, str) and path != "" and b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:
         usable = False
     if not usable:
-        raise WrongType(f"{name} {brief(path)}: no path that a file system could have")
+        raise WrongType(f"{name}={brief(path)}: no path that a file system could have")
     return value
 
 
@@ -167,7 +168,7 @@ def several(name: str, value: Any) -> Sequence[Any]:
         return value.tolist()
     single = isinstance(value, (str, bytes, Mapping, np.ndarray, Tensor, type))
     if single or not isinstance(value, Iterable):
-        raise WrongType(f"{name} {brief(value)}: expected several, in a list")
+        raise WrongType(f"{name}={brief(value)}: expected several, in a list")
     return value if isinstance(value, Sequence) else list(value)
 
 
@@ -189,7 +190,7 @@ def _tuple_reader(kinds: tuple[Any, ...]) -> Reader:
     def read(name: str, value: Any) -> tuple[Any, ...]:
         found = several(name, value)
         if len(found) != len(readers):
-            raise WrongType(f"{name} {brief(value)}: expected {len(readers)} things, got {len(found)}")
+            raise WrongType(f"{name}={brief(value)}: expected {len(readers)} things, got {len(found)}")
         pairs = zip(readers, found, strict=True)
         return tuple(one if of is None else of(f"{name}[{n}]", one) for n, (of, one) in enumerate(pairs))
 
@@ -202,8 +203,8 @@ _PLAIN: dict[Any, Reader] = {bool: _truth, int: _integer, float: _number, str: _
 def brief(value: object) -> str:
     """A value as an error shows it: itself if that is short, else what it is."""
     if isinstance(value, (Tensor, np.ndarray)):
-        return f"{type(value).__name__} of shape {tuple(value.shape)} and {value.dtype}"
+        return f"<{type(value).__name__} of shape {tuple(value.shape)}, {value.dtype}>"
     if value is None or isinstance(value, (str, bytes, int, float, complex, list, tuple, dict, set, np.generic)):
         shown = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
         return shown if len(shown) <= 60 else f"{shown[:56]} ..."
-    return f"of type {type(value).__name__}"
+    return f"<{type(value).__name__}>"

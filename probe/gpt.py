@@ -290,7 +290,7 @@ class GPT(NamedWeights, nn.Module):
     def __init__(self, config: GPTConfig, tokenizer: Any = None, name: str = "unnamed"):
         super().__init__()
         if isinstance(tokenizer, nn.Module):  # it would become a part of this model, and its weights be drawn anew
-            raise WrongType(f"tokenizer of type {type(tokenizer).__name__}: expected a probe.tokens.Tokenizer, or None")
+            raise WrongType(f"tokenizer=<{type(tokenizer).__name__}>: expected a probe.tokens.Tokenizer, or None")
         self.config = config
         self.tokenizer: Any = tokenizer
         """A `probe.tokens.Tokenizer`, or None: token ids always work."""

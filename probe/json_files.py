@@ -11,10 +11,14 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        BrokenFile: it cannot be read, is not UTF-8 or not JSON, is nested too deeply, or holds something else.
+        BrokenFile: it cannot be read, is not UTF-8 or not JSON, is nested too deeply, or holds something else or half
+            a character.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text)
+        if "\\u" in text:  # an escape may stand for half a character, which no tokenizer takes
+            json.dumps(values, ensure_ascii=False).encode()
     except OSError as error:
         raise BrokenFile(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # also what is no UTF-8

@@ -34,7 +34,8 @@ class FolderTokenizer:
 
 
 class RefusedAs:
-    """Turns the bare `Exception` with which `tokenizers` refuses bad input, and no subclass of it, into BrokenFile."""
+    """Turns the bare `Exception` with which `tokenizers` refuses bad input, and no subclass of it, into BrokenFile; and
+    the panic, no `Exception` at all, that some input drives it into."""
 
     def __init__(self, what: object):
         self._what = what
@@ -43,7 +44,7 @@ class RefusedAs:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if kind is Exception:
+        if kind is Exception or (kind is not None and kind.__name__ == "PanicException"):
             raise BrokenFile(f"{self._what} holds no usable tokenizer: {error}") from error
 
 

@@ -9,6 +9,7 @@ that is the beginning of a longer word (" tow") cannot be told from a word; it s
 import difflib
 import hashlib
 import os
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -277,29 +278,35 @@ def _read_file(path: Path) -> WordVectors:
             f"{path}: gensim's own format is a pickle, which can run code; save it there with save_word2vec_format"
         )
     binary, header = _format_of(path)
+    if header is not None and header[0] * header[1] > path.stat().st_size * (1032 if path.suffix == ".gz" else 1):
+        # Each number takes a byte at least; gzip makes at most 1,032 bytes of one. Room is made for what is declared.
+        raise BrokenFile(f"{path}: declares {header[0]:,} words of {header[1]:,} numbers, more than it can hold")
     try:
-        read = KeyedVectors.load_word2vec_format(str(path), binary=binary, no_header=not header)
-    except (ValueError, EOFError, OSError, UnicodeDecodeError) as error:
+        read = KeyedVectors.load_word2vec_format(str(path), binary=binary, no_header=header is None)
+    except (ValueError, EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
         raise BrokenFile(f"{path}: no word vectors in word2vec's or GloVe's format ({error})") from error
+    if not all(isinstance(word, str) for word in read.index_to_key):  # so gensim leaves what a file did not hold
+        raise BrokenFile(f"{path}: holds fewer words than it declares, or one twice; it is truncated or damaged")
     return from_arrays(path.name, read.index_to_key, torch.from_numpy(read.vectors), file=str(path))
 
 
-def _format_of(path: Path) -> tuple[bool, bool]:
-    """Whether the numbers are binary, and whether a first line gives the two sizes."""
+def _format_of(path: Path) -> tuple[bool, tuple[int, int] | None]:
+    """Whether the numbers are binary, and the two sizes that a first line may give."""
     import gzip
 
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
             begin = file.read(1 << 16)
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BrokenFile(f"{path}: cannot be read ({error})") from error
     first, _, rest = begin.partition(b"\n")
-    header = len(first.split()) == 2 and all(part.isdigit() for part in first.split())
+    header = len(first.split()) == 2 and all(part.isdigit() and len(part) < 20 for part in first.split())
     if not header:
-        return False, False
+        return False, None
     numbers = rest.split(b"\n")[0].split()[1:]
-    return not _are_numbers(numbers), True
+    n_words, d = (int(part) for part in first.split())
+    return not _are_numbers(numbers), (n_words, d)
 
 
 def _are_numbers(parts: Sequence[bytes]) -> bool:

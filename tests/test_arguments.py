@@ -275,15 +275,15 @@ def test_a_text_alone_is_one_of_several_texts_and_never_its_letters():
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        ({"n": 2.5}, OutOfRange, "n 2.5: expected an integer"),
-        ({"n": True}, OutOfRange, "n True: expected an integer"),
+        ({"n": 2.5}, OutOfRange, "n=2.5: expected an integer"),
+        ({"n": True}, OutOfRange, "n=True: expected an integer"),
         ({"n": 2**63}, OutOfRange, "64 bits"),
-        ({"n": 1, "share": math.nan}, OutOfRange, "share is NaN"),
-        ({"n": 1, "share": "a"}, OutOfRange, "share 'a': expected a number"),
+        ({"n": 1, "share": math.nan}, OutOfRange, "share=nan"),
+        ({"n": 1, "share": "a"}, OutOfRange, "share='a': expected a number"),
         ({"n": 1, "share": 10**400}, OutOfRange, "a float can hold"),
-        ({"n": 1, "flag": 1}, WrongType, "flag 1: expected True or False"),
-        ({"n": 1, "texts": 3}, WrongType, "texts 3: expected several"),
-        ({"n": 1, "texts": [3]}, WrongType, r"texts\[0\] 3: expected text"),
+        ({"n": 1, "flag": 1}, WrongType, "flag=1: expected True or False"),
+        ({"n": 1, "texts": 3}, WrongType, "texts=3: expected several"),
+        ({"n": 1, "texts": [3]}, WrongType, r"texts\[0\]=3: expected text"),
     ],
 )
 def test_an_argument_of_another_kind_is_named_with_what_was_expected(arguments, error, said):
@@ -303,7 +303,7 @@ def test_a_model_is_no_tokenizer_of_another_one():
     """It would become a part of it, and its weights would be drawn anew with the other's."""
     other = tiny_model("llama")
     before = other.W_E.detach().clone()
-    with pytest.raises(WrongType, match="tokenizer of type GPT"):
+    with pytest.raises(WrongType, match="tokenizer=<GPT>"):
         probe.GPT(LLAMA, tokenizer=other)
     assert torch.equal(other.W_E, before)
 

@@ -425,7 +425,7 @@ def test_one_prompt_of_a_mean_over_prompts_does_not_exist(model):
 
 CONFIGS: dict[str, tuple[dict[str, Any], type[ProbeError], list[str]]] = {
     "no layers": (SIZES | {"n_layers": 0}, OutOfRange, ["n_layers 0", "at least 1"]),
-    "half a head": (SIZES | {"n_heads": 2.5}, OutOfRange, ["n_heads 2.5", "expected an integer"]),
+    "half a head": (SIZES | {"n_heads": 2.5}, OutOfRange, ["n_heads=2.5", "expected an integer"]),
     "groups that do not divide": (SIZES | {"n_heads": 4, "n_kv_heads": 3}, BadShape, ["4 query heads", "3 key heads"]),
     "unknown norm": (SIZES | {"norm": "layr"}, UnknownName, ["'layr'", "did you mean 'layer'"]),
     "unknown activation": (SIZES | {"activation": "gelu_new"}, UnknownName, ["'gelu_new'", "gelu"]),
@@ -435,7 +435,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], type[ProbeError], list[str]]] = {
         SIZES | {"rotary_scaling": RotaryScaling("linear", 2.0)},
         UnsupportedModel, ["learned"],
     ),
-    "negative theta": (ROTARY | {"rotary_theta": -1.0}, OutOfRange, ["rotary_theta -1.0", "above 0"]),
+    "negative theta": (ROTARY | {"rotary_theta": -1.0}, OutOfRange, ["rotary_theta -1.0", "at least 1"]),
     "windows of too few layers": (SIZES | {"windows": ()}, BadShape, ["0 entries for 1 layers"]),
     "a window that sees nothing": (SIZES | {"windows": (0,)}, OutOfRange, ["window of 0", "at least 1"]),
     "negative epsilon": (SIZES | {"norm_eps": -1e-5}, OutOfRange, ["norm_eps -1e-05"]),

@@ -8,7 +8,7 @@ families: dropout, token ids, dtype, cache and version keys, and whatever tools 
 from collections.abc import Mapping
 from typing import Any
 
-from probe.config import GPTConfig
+from probe.config import MOST_LAYERS, GPTConfig
 from probe.errors import UnsupportedModel
 from probe.weights._hf_families import (
     ACTIVATION_NAMES,
@@ -43,6 +43,8 @@ def read_config(values: Mapping[str, Any], *, source: str) -> tuple[GPTConfig, F
 def find_family(values: Mapping[str, Any], *, source: str) -> Family:
     """The family that `model_type` and `architectures` name; they must agree."""
     model_type, architectures = values.get("model_type"), values.get("architectures") or []
+    if not isinstance(architectures, (list, tuple)):
+        raise UnsupportedModel(f"{source}: architectures is {_brief(architectures)}; expected a list of names")
     for family in FAMILIES:
         names = {name.lower() for name in family.architectures}
         named = [str(name).lower() in names for name in architectures]
@@ -75,9 +77,10 @@ def _with_defaults(values: Mapping[str, Any], family: Family, source: str) -> di
         raise UnsupportedModel(f"{source}: config.json lacks {', '.join(missing)}")
     known = {**family.defaults, **known}
     wrong = [key for key in family.required if type(known[key]) is not int or known[key] < 1]
+    wrong += [key for key in ("num_hidden_layers",) if key in known and not wrong and known[key] > MOST_LAYERS]
     wrong += [key for key in ("layer_norm_epsilon", "rms_norm_eps") if type(known.get(key, 0)) not in (int, float)]
     if wrong:
-        raise UnsupportedModel(f"{source}: {wrong[0]} is {known[wrong[0]]!r}; expected a number")
+        raise UnsupportedModel(f"{source}: {wrong[0]} is {_brief(known[wrong[0]])}; expected a possible number")
     return known
 
 
@@ -134,7 +137,7 @@ def _head_size(d_model: int, n_heads: int, source: str) -> int:
 
 def _activation(values: Mapping[str, Any], key: str, source: str) -> Any:
     name = values[key]
-    if name not in ACTIVATION_NAMES:
+    if not isinstance(name, str) or name not in ACTIVATION_NAMES:
         known = ", ".join(ACTIVATION_NAMES)
         raise UnsupportedModel(f"{source}: {key} = {name!r} is not supported; supported: {known}")
     return ACTIVATION_NAMES[name]
@@ -146,9 +149,17 @@ def _windows(values: dict[str, Any], family: Family, source: str) -> tuple[int |
     if family is QWEN2 and not values["use_sliding_window"]:
         window = None
     first = values["max_window_layers"] if family is QWEN2 else 0
+    if not isinstance(first, int):
+        raise UnsupportedModel(f"{source}: max_window_layers is {_brief(first)}; expected a number of layers")
     expected = ["full_attention" if window is None or i < first else "sliding_attention" for i in range(n_layers)]
     kinds = values.get("layer_types") or expected
-    free = family is QWEN2 and window is not None and set(kinds) <= {"full_attention", "sliding_attention"}
+    if not isinstance(kinds, list):
+        raise UnsupportedModel(f"{source}: layer_types is {_brief(kinds)}; expected a list")
+    free = (
+        family is QWEN2
+        and window is not None
+        and all(kind in ("full_attention", "sliding_attention") for kind in kinds)
+    )
     if len(kinds) != n_layers or not (free or kinds == expected):
         raise UnsupportedModel(
             f"{source}: layer_types = {_brief(kinds)} does not fit {family.model_type} of {n_layers} layers "

@@ -39,8 +39,10 @@ def load_folder(
     """
     folder = Path(folder)
     config, family = read_folder_config(folder)
-    model = empty_model(config, name or folder.resolve().name)
     with SafetensorsFiles(find_weights(folder)) as files:
+        if config.n_layers > len(files.shapes):  # found before so many layers are made
+            raise BrokenFile(f"{folder}: {config.n_layers:,} layers, but only {len(files.shapes):,} tensors")
+        model = empty_model(config, name or folder.resolve().name)
         fill_model(model, family, files, where=str(folder), dtype=dtype, device=torch.device(device))
     return model
 
