@@ -6,7 +6,6 @@ with ``sha256sum -c SHA256SUMS``. Files of tensors that stand alone carry theirs
 """
 
 import contextlib
-import glob
 import hashlib
 import json
 import os
@@ -174,8 +173,8 @@ def make_beside(folder: Path) -> Path:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for left in folder.parent.glob(f".saving-{glob.escape(folder.name)}-*"):
-            if is_left_over(left):
+        for left in folder.parent.iterdir():
+            if left.name.startswith(f".saving-{folder.name}-") and is_left_over(left):
                 shutil.rmtree(left, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=f".saving-{folder.name}-", dir=folder.parent))
     except OSError as error:
