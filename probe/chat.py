@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from probe.arguments import checked, several
 from probe.errors import BadPrompt, check_choice
 from probe.generation import Generation, generate
 from probe.gpt import GPT
@@ -19,6 +20,7 @@ Message = Mapping[str, str]
 """{"role": "system" | "user" | "assistant", "content": text}"""
 
 
+@checked
 def chat(model: GPT, messages: str | Sequence[Message], **settings: Any) -> Generation:
     """Answer a conversation: `generate` on the text that the model's chat template makes of it.
 
@@ -47,7 +49,9 @@ def chat_prompt(model: GPT, messages: str | Sequence[Message]) -> str:
         raise BadPrompt(
             f"{model.name} has no chat template, so it was not trained to chat; probe.generate continues any text"
         )
-    conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+    conversation = (
+        [{"role": "user", "content": messages}] if isinstance(messages, str) else list(several("messages", messages))
+    )
     _check_messages(model, conversation)
     return _render(template, conversation, model.tokenizer.bos, model.tokenizer.eos)
 

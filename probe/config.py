@@ -9,12 +9,17 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from probe.arguments import check_fields
 from probe.errors import BadShape, OutOfRange, UnsupportedModel, check_choice
 
 Norm = Literal["layer", "rms", "rms_plus_one"]
 Positions = Literal["learned", "rotary"]
 Activation = Literal["gelu", "gelu_tanh", "gelu_quick", "relu", "silu"]
 RotaryScalingKind = Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
+
+
+MOST_LAYERS, MOST = 10_000, 2**24
+"""No GPT has more layers, or more of anything else: a damaged config costs an error, not all memory."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,25 @@ class RotaryScaling:
     """longrope: divisor of each frequency for longer prompts."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_choice("rotary scaling", self.kind, get_args(RotaryScalingKind))
-        if not self.factor > 0:
-            raise OutOfRange(f"rotary scaling factor {self.factor}: expected a number above 0")
+        if not 1 / MOST <= self.factor <= MOST:
+            raise OutOfRange(f"rotary scaling factor {self.factor}: expected a number above 0, at most {MOST:,}")
+        if self.original_n_ctx is not None and not 1 <= self.original_n_ctx <= MOST:
+            raise OutOfRange(f"original_n_ctx {self.original_n_ctx}: expected 1 to {MOST:,} tokens")
+        for name in ("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"):
+            if not 1 / MOST <= getattr(self, name) <= MOST:
+                raise OutOfRange(f"{name} {getattr(self, name)}: expected a number above 0, at most {MOST:,}")
+        if self.kind == "llama3" and self.low_freq_factor == self.high_freq_factor:
+            raise OutOfRange(f"low_freq_factor and high_freq_factor are both {self.low_freq_factor}: nothing between")
+        for name in ("short_factor", "long_factor"):
+            if not all(1 / MOST <= divisor <= MOST for divisor in getattr(self, name) or ()):
+                raise OutOfRange(f"{name}: expected numbers above 0, at most {MOST:,}")
+        if self.kind == "longrope" and self.original_n_ctx == 1 and self.attention_factor is None:
+            raise OutOfRange("original_n_ctx 1: 'longrope' needs a longer one, or attention_factor")
+        if self.mscale_all_dim is not None and self.mscale is not None and self.factor > 1:
+            if 0.1 * self.mscale_all_dim * math.log(self.factor) + 1.0 == 0:
+                raise OutOfRange(f"mscale_all_dim {self.mscale_all_dim}: the attention factor would be infinite")
         if self.kind != "linear" and self.original_n_ctx is None:
             raise UnsupportedModel(f"rotary scaling {self.kind!r} needs the original context length")
         if self.kind == "longrope" and (self.short_factor is None or self.long_factor is None):
@@ -128,13 +149,18 @@ class GPTConfig:
     def __post_init__(self) -> None:
         if self.n_kv_heads is None:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
+        check_fields(self)
         for name in ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "d_vocab", "n_ctx", "n_kv_heads"):
             size = getattr(self, name)
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            if size < 1:
                 raise OutOfRange(f"{name} {size!r}: expected a whole number of at least 1")
+            if size > (MOST_LAYERS if name == "n_layers" else MOST):
+                raise OutOfRange(f"{name} {size:,}: more than any GPT has; a damaged config?")
         check_choice("norm", self.norm, get_args(Norm))
         check_choice("positions", self.positions, get_args(Positions))
         check_choice("activation", self.activation, get_args(Activation))
+        if self.n_heads * self.d_head > MOST:
+            raise OutOfRange(f"n_heads {self.n_heads:,} of d_head {self.d_head:,}: more than any GPT has")
         if self.n_heads % self.kv_heads:
             raise BadShape(f"{self.n_heads} query heads do not divide into {self.kv_heads} key heads")
         if self.positions == "rotary" and self.d_head % 2:
@@ -150,6 +176,8 @@ class GPTConfig:
         for window in self.windows or ():
             if window is not None and window < 1:
                 raise OutOfRange(f"window of {window} tokens: expected at least 1, the query itself, or None for all")
+        if self.attn_scale is not None and not math.isfinite(self.attn_scale):
+            raise OutOfRange(f"attn_scale {self.attn_scale!r}: expected a finite number")
         if not (self.norm_eps >= 0 and math.isfinite(self.norm_eps)):
             raise OutOfRange(f"norm_eps {self.norm_eps!r}: expected a finite number of at least 0")
 
@@ -172,9 +200,11 @@ class GPTConfig:
                 f"rotary_dim {self.rotary_dim!r}: pairs of dimensions turn, expected an even number of at most "
                 f"d_head = {self.d_head}"
             )
-        if not 0 < self.rotary_theta < math.inf:
-            raise OutOfRange(f"rotary_theta {self.rotary_theta!r}: expected a finite number above 0")
+        if not 1 <= self.rotary_theta < math.inf:  # below 1, pairs turn ever faster until angles are no numbers
+            raise OutOfRange(f"rotary_theta {self.rotary_theta!r}: expected a finite number of at least 1")
         scaling = self.rotary_scaling
+        if scaling is not None and scaling.kind == "yarn" and self.rotary_theta == 1:
+            raise OutOfRange("rotary_theta 1: with 'yarn' all pairs would turn alike, so none can be told apart")
         if scaling is not None and scaling.kind == "dynamic" and self.turned == 2:
             raise BadShape("d_head 2: rotary scaling 'dynamic' needs at least two pairs of dimensions")
         for name in ("short_factor", "long_factor") if scaling is not None and scaling.kind == "longrope" else ():

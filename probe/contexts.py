@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from probe.arguments import checked, one_or_several
 from probe.attention import KeyValueCache
 from probe.errors import BadPrompt, NumbersBroke, UnknownName, check_choice
 from probe.gpt import GPT
@@ -61,10 +62,12 @@ class WordsInContext:
             "document_start": self.document_start,
         }  # fmt: skip
 
+    @checked
     def missing(self, words: Iterable[str]) -> dict[str, str]:
         """Every word of letters can be read, in several tokens if need be; only empty ones cannot."""
         return {word: f"no word {word!r}: expected text" for word in words if not str(word).strip()}
 
+    @checked
     def vectors_of(self, words: Sequence[str]) -> Float[Tensor, "word d"]:
         """The mean over templates of each word's vector."""
         return read_words(
@@ -72,6 +75,7 @@ class WordsInContext:
             document_start=self.document_start, progress=False,
         )[0]  # fmt: skip
 
+    @checked
     def unrelated(self, n: int, *, without: Iterable[str], seed: int) -> Float[Tensor, "word d"]:
         """Vectors of n different whole-word tokens in the same templates, without the given words."""
         own = self._own_words
@@ -80,6 +84,7 @@ class WordsInContext:
         order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:n]
         return self.vectors_of([candidates[place] for place in order.tolist()])
 
+    @checked
     def confounds(self, words: Sequence[str]) -> dict[str, Float[Tensor, " word"]]:
         """What a direction may follow instead of meaning: log of the last token's id (tokenizers put frequent tokens
         first), length in letters, number of tokens."""
@@ -92,6 +97,7 @@ class WordsInContext:
         }
         return columns
 
+    @checked
     def twin(self, seed: int = 0) -> "WordsInContext":
         """The same reading of the untrained twin: same shape and tokenizer, random weights."""
         twin = GPT(
@@ -106,6 +112,7 @@ class WordsInContext:
         return word_vectors(self.model, "embed")
 
 
+@checked
 def words_in_context(
     model: GPT,
     layer: int,
@@ -143,7 +150,7 @@ def check_templates(
     if model.tokenizer is None:
         raise BadPrompt(f"{model.name} has no tokenizer, and templates are text")
     start = model.tokenizer.document_start_id is not None if document_start is None else document_start
-    texts = (templates,) if isinstance(templates, str) else tuple(templates)
+    texts = tuple(one_or_several("templates", templates))
     if not texts:
         raise BadPrompt("no templates: the list is empty")
     for text in texts:

@@ -2,6 +2,7 @@
 
     ProbeError
     ├── UnknownName          a site, model, metric, dtype or option that does not exist
+    ├── WrongType            an argument of another kind than expected: a text for a model, 1 for True
     ├── OutOfRange           a layer, head, position, row or token id outside the model or the prompt
     ├── BadShape             a tensor whose shape, dtype or device is not the one that is needed
     ├── BadPrompt            text or tokens that cannot be run: empty, too long, no tokenizer
@@ -31,6 +32,10 @@ class ProbeError(Exception):
 
 class UnknownName(ProbeError, ValueError):
     """A name that does not exist."""
+
+
+class WrongType(ProbeError, TypeError):
+    """An argument of another kind than expected."""
 
 
 class OutOfRange(ProbeError, IndexError):
@@ -92,7 +97,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "
 
 def check_choice(kind: str, name: object, known: Sequence[str]) -> None:
     """Raise UnknownName unless ``name`` is one of ``known``."""
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise unknown_name(kind, name, known)
 
 
@@ -108,6 +113,12 @@ def check_index(kind: str, index: object, size: int, *, owner: str) -> int:
         span = f"has {kind}s 0 to {size - 1}" if size else f"has no {kind}s"
         raise OutOfRange(f"{kind} {number}: {owner} {span}")
     return number % size
+
+
+def check_count(name: str, count: int, *, least: int = 1) -> None:
+    """Raise OutOfRange unless there are at least so many: ``n=-1: expected at least 1``."""
+    if count < least:
+        raise OutOfRange(f"{name}={count}: expected at least {least}")
 
 
 def as_integer(value: object) -> int | None:

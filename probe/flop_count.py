@@ -7,6 +7,7 @@ for every token with every other, as a matrix product takes them, masked or not.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from probe.arguments import checked
 from probe.config import Activation, GPTConfig
 from probe.weight_count import WeightCount, count_weights
 
@@ -61,6 +62,7 @@ class PassCount:
         return pandas.DataFrame(rows, columns=["kind", "is_product", "flops", "share"])
 
 
+@checked
 def count_pass(config: GPTConfig, n_tokens: int) -> PassCount:
     """Count a pass over so many tokens that predicts after each of them."""
     weights = count_weights(config)

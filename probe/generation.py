@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.arguments import checked, one_or_several
 from probe.attention import KeyValueCache
 from probe.errors import BadIntervention, BadPrompt, OutOfRange, as_integer, check_index
 from probe.gpt import GPT
@@ -288,6 +289,7 @@ class Settings:
         )
 
 
+@checked
 def generate(
     model: GPT,
     prompt: Prompts,
@@ -413,7 +415,6 @@ def _check_listed(model: GPT, value: object) -> int:
 
 def _stop_tokens(model: GPT, stop: str | Sequence[str | int] | None) -> tuple[int, ...]:
     if stop is not None:
-        several = [stop] if isinstance(stop, str) else stop
-        return tuple(token_id(model.config, model.tokenizer, token) for token in several)
+        return tuple(token_id(model.config, model.tokenizer, token) for token in one_or_several("stop", stop))
     marks = (getattr(model.tokenizer, name, None) for name in ("eos_id", "document_start_id"))
     return tuple(dict.fromkeys(mark for mark in marks if mark is not None))

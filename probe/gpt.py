@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from probe.arguments import checked
 from probe.attention import Attention, KeyValueCache, Seen
 from probe.config import GPTConfig
-from probe.errors import BadPrompt, BadShape, OutOfRange
+from probe.errors import BadPrompt, BadShape, OutOfRange, WrongType
 from probe.linear import affine, bias
 from probe.named_weights import NamedWeights
 from probe.norms import NORMS, Unchanged, soft_cap
@@ -140,8 +141,11 @@ class GPT(NamedWeights, nn.Module):
     Use `probe.load_model` for a pretrained one.
     """
 
+    @checked
     def __init__(self, config: GPTConfig, tokenizer: Any = None, name: str = "unnamed"):
         super().__init__()
+        if isinstance(tokenizer, nn.Module):  # it would become a part of this model, and its weights be drawn anew
+            raise WrongType(f"tokenizer=<{type(tokenizer).__name__}>: expected a probe.tokens.Tokenizer, or None")
         self.config = config
         self.tokenizer: Any = tokenizer
         """A `probe.tokens.Tokenizer`, or None: token ids always work."""

@@ -243,7 +243,9 @@ def list_interventions(interventions: Intervention | Iterable[Intervention]) -> 
     """
     if isinstance(interventions, Intervention):
         return [interventions]
-    found: list[Intervention] = list(interventions) if isinstance(interventions, Iterable) else [interventions]
+    found: list[Intervention] = [interventions]  # type: ignore[list-item]
+    if isinstance(interventions, Iterable) and getattr(interventions, "ndim", 1):
+        found = list(interventions)
     for one in found:
         if not isinstance(one, Intervention):
             raise BadIntervention(f"interventions: got {type(one).__name__}, expected what edit, zero, add, ... return")

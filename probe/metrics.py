@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.errors import BadPrompt, BadShape, NumbersBroke, OutOfRange, UnknownName, check_index
+from probe.arguments import checked, several
+from probe.errors import BadPrompt, BadShape, NumbersBroke, OutOfRange, UnknownName, as_integer, check_index
 from probe.gpt import GPT
 from probe.norms import at_least_float32
 from probe.prompts import PromptBatch, Prompts, read_prompts, token_id
@@ -74,6 +75,7 @@ AnyMetric = Metric | Callable[..., Tensor]
 """A metric, or a function of logits (row, 1, d_vocab)."""
 
 
+@checked
 def logit_difference(target: Tokens, against: Tokens, *, position: int = -1) -> Metric:
     """Logit of `target` minus that of `against`, after one position; above 0 the target is likelier.
 
@@ -91,6 +93,7 @@ def logit_difference(target: Tokens, against: Tokens, *, position: int = -1) -> 
     return Metric(name, "logits", "logit difference; above 0 the first is likelier", True, None, bind)
 
 
+@checked
 def log_probability(target: Tokens, *, position: int = -1) -> Metric:
     """Natural logarithm of the probability of `target` after one position; 0 is certainty. In nats."""
 
@@ -107,6 +110,7 @@ def log_probability(target: Tokens, *, position: int = -1) -> Metric:
     return Metric(name, "nats", "log-probability of the token; 0 is certainty", True, LEAST_NATS, bind)
 
 
+@checked
 def kl_to_clean(*, position: int | None = -1) -> Metric:
     """KL(clean || changed) of the next token, after one position, or the mean over all (None). In nats; never below 0.
 
@@ -146,6 +150,7 @@ def mean_loss() -> Metric:
     return Metric("loss", "nats", "mean surprise per token; less is better", True, LEAST_NATS, bind)
 
 
+@checked
 def token_rank(target: Tokens, *, position: int = -1) -> Metric:
     """How many tokens are likelier than `target`, plus one: 1 is the best place; ties share the better one."""
 
@@ -161,6 +166,7 @@ def token_rank(target: Tokens, *, position: int = -1) -> Metric:
     return Metric(f"rank of {_named(target, 'target')}", "places", "place of the token; 1 is the best", True, 1.0, bind)
 
 
+@checked
 def custom_metric(
     function: Callable[..., Tensor],
     *,
@@ -222,6 +228,7 @@ def check_measured(metric: Metric, values: object, prompts: Sequence[int]) -> Fl
     return values
 
 
+@checked
 def loss(model: GPT, prompts: Prompts, *, document_start: bool = False) -> Float[Tensor, "batch pos_less_one"]:
     """Surprise of every token but the first, in nats: -log of the probability that the model gave it.
 
@@ -255,16 +262,15 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 def _ids(model: GPT, batch: PromptBatch, tokens: Tokens, what: str) -> list[int]:
     """One id for each prompt."""
-    several = [tokens] * len(batch.ids) if isinstance(tokens, (str, int)) else list(tokens)
-    if len(several) != len(batch.ids):
-        raise OutOfRange(
-            f"{what}: {len(several)} tokens for {len(batch.ids)} prompts; give one for all or one for each"
-        )
+    alone = isinstance(tokens, str) or as_integer(tokens) is not None
+    given: Sequence[Any] = [tokens] * len(batch.ids) if alone else several(what, tokens)
+    if len(given) != len(batch.ids):
+        raise OutOfRange(f"{what}: {len(given)} tokens for {len(batch.ids)} prompts; give one for all or one for each")
     known: dict[str | int, int] = {}
-    for token in several:
+    for token in given:
         if token not in known:
             known[token] = token_id(model.config, model.tokenizer, token)
-    return [known[token] for token in several]
+    return [known[token] for token in given]
 
 
 def _named(tokens: Tokens, otherwise: str) -> str:

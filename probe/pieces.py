@@ -5,16 +5,18 @@ A piece is a few tensors under a name. Its file appears whole or not at all, so 
 
 import json
 import os
+import secrets
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from probe.errors import BrokenFile, NotSaved
+from probe.json_files import read_object
+from probe.store import is_left_over, read_tensors, write_tensors
 
 WORK = "work.json"
 
@@ -41,13 +43,12 @@ class Pieces:
         if self._folder is None:
             self._memory[name] = dict(tensors)
             return
-        part = self._file(name).with_suffix(".part")
+        # A name of its own: another process may be at the same piece.
+        part = self._file(name).with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.part")
         try:
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, part)
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
+            write_tensors(part, tensors)
             os.replace(part, self._file(name))
-        except (OSError, SafetensorError) as error:
+        except OSError as error:  # NotSaved too
             raise NotSaved(f"cannot write {self._file(name)}: {error}; the pieces before it are kept") from error
         finally:
             part.unlink(missing_ok=True)
@@ -61,10 +62,9 @@ class Pieces:
         if self._folder is None:
             return self._memory[name]
         try:
-            with safe_open(self._file(name), framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}
-        except (OSError, SafetensorError) as error:
-            raise BrokenFile(f"{self._file(name)}: {error}; remove it, and that piece is done again") from error
+            return read_tensors(self._file(name))
+        except BrokenFile as error:
+            raise BrokenFile(f"{error}; remove it, and that piece is done again") from error
 
     def _file(self, name: str) -> Path:
         assert self._folder is not None, "only pieces on disk have files"
@@ -74,25 +74,36 @@ class Pieces:
         """Make the folder this work's own, or find that it is already."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob("*.part"):
+                if is_left_over(left):
+                    left.unlink(missing_ok=True)
             others = [path.name for path in folder.iterdir() if path.name != WORK and path.suffix != ".part"]
-            if (folder / WORK).exists():
-                self._compare(json.loads((folder / WORK).read_text(encoding="utf-8")))
-                return
-            if others:
-                raise NotSaved(f"{folder} holds other things ({others[0]}); give this work a folder of its own")
-            part = tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False, encoding="utf-8")
-            with part:
-                json.dump({"arguments": self._arguments}, part, indent=1)
-            os.replace(part.name, folder / WORK)
+            if not (folder / WORK).exists():
+                if others:
+                    raise NotSaved(f"{folder} holds other things ({others[0]}); give this work a folder of its own")
+                self._write_arguments(folder)
+            self._compare(read_object(folder / WORK).get("arguments"))
         except OSError as error:
             if isinstance(error, NotSaved):
                 raise
             raise NotSaved(f"cannot write into {folder}: {error.strerror}") from error
-        except ValueError as error:
-            raise BrokenFile(f"{folder / WORK}: not valid JSON ({error})") from error
 
-    def _compare(self, found: Any) -> None:
-        theirs = found.get("arguments", {}) if isinstance(found, dict) else {}
+    def _write_arguments(self, folder: Path) -> None:
+        """Whole or not at all, and never over those of another call that began in the same moment."""
+        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False, encoding="utf-8") as part:
+            json.dump({"arguments": self._arguments}, part, indent=1)
+        try:
+            os.link(part.name, folder / WORK)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            shutil.copyfile(part.name, folder / WORK)
+        finally:
+            os.unlink(part.name)
+
+    def _compare(self, theirs: Any) -> None:
+        if not isinstance(theirs, dict):
+            raise BrokenFile(f"{self._folder}: its {WORK} names no arguments; it was changed")
         if theirs == self._arguments:
             return
         names = sorted({*theirs, *self._arguments})

@@ -186,7 +186,6 @@ class Recording:
 
     @classmethod
     def _from_saved(cls, tensors: dict[str, Tensor], manifest: dict[str, Any]) -> "Recording":
-        manifest.pop("sha256")
         effects = [Effect(e["intervention"], tuple(e["sites"]), e["entries"]) for e in manifest.pop("effects")]
         return cls(
             values={name: tensors[name] for name in manifest.pop("names")},

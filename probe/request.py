@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.arguments import checked
 from probe.config import GPTConfig
 from probe.devices import read_device, read_dtype
 from probe.errors import BadPrompt, BadShape, OutOfRange, ProbeError, UnknownName, check_index
@@ -56,6 +57,7 @@ class Request:
     """The call as JSON values, for the manifest."""
 
 
+@checked
 def read_request(
     model: GPT,
     prompts: Prompts,

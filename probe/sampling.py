@@ -39,7 +39,7 @@ class Sampling:
             raise OutOfRange(
                 f"temperature={self.temperature!r}: expected 0 (always the likeliest token) to {LARGEST_TEMPERATURE:g}"
             )
-        if self.top_k is not None and ((as_integer(self.top_k) or 0) < 1):
+        if self.top_k is not None and not 1 <= (as_integer(self.top_k) or 0) < 2**63:
             raise OutOfRange(f"top_k={self.top_k!r}: expected 1 or more tokens, or None for all")
         if self.top_p is not None and (not _is_number(self.top_p) or not 0.0 < self.top_p <= 1.0):
             raise OutOfRange(f"top_p={self.top_p!r}: expected above 0, at most 1; None means all tokens")

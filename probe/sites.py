@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from probe.arguments import checked
 from probe.config import GPTConfig
 from probe.errors import UnknownName, as_integer, check_index, unknown_name
 
@@ -128,6 +129,7 @@ def post_scales(config: GPTConfig) -> list[str]:
     return [f"{norm}.scale" for norm in ("ln1_post", "ln2_post") if config.post_norms]
 
 
+@checked
 def site_names(config: GPTConfig) -> tuple[str, ...]:
     """Every name that a whole pass of this model emits, in the order in which the values are made."""
     before = [site.suffix for site in BEFORE_BLOCKS if site.exists(config)]
@@ -141,6 +143,7 @@ def site_dims(name: str) -> tuple[str, ...]:
     return describe_site(name).dims
 
 
+@checked
 def site_shape(config: GPTConfig, name: str, *, batch: int, pos: int) -> tuple[int, ...]:
     """The shape of a site's value in a pass over `batch` prompts of `pos` tokens."""
     sizes = {
@@ -220,7 +223,7 @@ def site_list(sites: Iterable[str] | str) -> list[str]:
     """
     if isinstance(sites, str):
         return [sites]
-    if isinstance(sites, bytes) or not hasattr(sites, "__iter__"):
+    if isinstance(sites, bytes) or not hasattr(sites, "__iter__") or getattr(sites, "ndim", 1) == 0:
         raise UnknownName(f"sites {sites!r}: expected names, such as ['z', 'pattern']")
     return list(sites)
 

@@ -1,28 +1,37 @@
 """Results on disk: a folder with tensors (safetensors) or tables (CSV), and a manifest (JSON). Never pickle.
 
 A folder appears whole or not at all: it is written beside its place under another name and moved there at the end.
+Every file in it has its checksum in SHA256SUMS, which is compared when the folder is read, and which anybody can check
+with ``sha256sum -c SHA256SUMS``. Files of tensors that stand alone carry theirs inside.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import filelock
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from probe.arguments import checked
 from probe.errors import BrokenFile, NotSaved
+from probe.json_files import read_object
 
-TENSORS, MANIFEST = "tensors.safetensors", "manifest.json"
+TENSORS, MANIFEST, SUMS = "tensors.safetensors", "manifest.json", "SHA256SUMS"
 
 
+@checked
 def save_result(folder: str | os.PathLike[str], tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Path:
-    """Write tensors and manifest; the manifest gets the sha256 of the tensors, so that any later change is found.
+    """Write tensors and manifest, so that any later change is found.
 
     Raises:
         NotSaved: the folder holds something already, or cannot be written (no right, no space).
@@ -30,13 +39,13 @@ def save_result(folder: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
 
     def write(part: Path) -> None:
         save_file(_apart(tensors), part / TENSORS)
-        with (part / TENSORS).open("rb+") as file:
-            os.fsync(file.fileno())
-        _write_synced(part / MANIFEST, manifest_text({**manifest, "sha256": _sha256(part / TENSORS)}))
+        _sync(part / TENSORS)
+        _write_synced(part / MANIFEST, manifest_text(manifest))
 
     return _write_folder(Path(folder), write)
 
 
+@checked
 def save_files(folder: str | os.PathLike[str], files: Mapping[str, str]) -> Path:
     """Write texts by file name into a new folder.
 
@@ -51,6 +60,7 @@ def save_files(folder: str | os.PathLike[str], files: Mapping[str, str]) -> Path
     return _write_folder(Path(folder), write)
 
 
+@checked
 def check_free(folder: str | os.PathLike[str]) -> Path:
     """Raise NotSaved unless results can be saved there: for the time before long work rather than after it."""
     folder = Path(folder)
@@ -74,6 +84,7 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
     return json.dumps(manifest, indent=1, ensure_ascii=False)
 
 
+@checked
 def load_result(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and manifest of a folder that `save_result` wrote.
 
@@ -81,32 +92,70 @@ def load_result(folder: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict
         BrokenFile: something is missing, or has changed since.
     """
     folder = Path(folder)
-    for name in (MANIFEST, TENSORS):
+    for name in (MANIFEST, TENSORS, SUMS):
         if not (folder / name).is_file():
             raise BrokenFile(f"{folder}: no {name} in it, so it is no saved result")
+    check_saved(folder)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BrokenFile(f"{folder / MANIFEST}: not valid JSON ({error})") from error
-    if not isinstance(manifest, dict) or manifest.get("sha256") != _sha256(folder / TENSORS):
-        raise BrokenFile(
-            f"{folder / TENSORS}: its checksum is not the one in {MANIFEST}; one of them was changed or cut"
-        )
-    try:
-        return load_file(folder / TENSORS), manifest
-    except SafetensorError as error:
+        return load_file(folder / TENSORS), read_object(folder / MANIFEST)
+    except (SafetensorError, OSError) as error:
         raise BrokenFile(f"{folder / TENSORS}: {error}") from error
+
+
+@checked
+def check_saved(folder: str | os.PathLike[str]) -> None:
+    """Raise BrokenFile unless every file saved in this folder is as it was; files added later are no matter."""
+    folder = Path(folder)
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise BrokenFile(f"{folder / SUMS}: cannot be read ({error})") from error
+    names = [line.partition("  ")[2] for line in lines]
+    if not lines or not all(name and Path(name).name == name for name in names):
+        raise BrokenFile(f"{folder / SUMS}: expected lines of a checksum and a file name; it was changed or cut")
+    for line, name in zip(lines, names, strict=True):
+        if line != _line_of(folder / name):
+            raise BrokenFile(f"{folder / name}: its checksum is not the one in {SUMS}; one of them was changed or cut")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A file of tensors that stands alone, with a checksum of them inside; `read_tensors` compares it.
+
+    Raises:
+        NotSaved: it cannot be written.
+    """
+    apart = _apart({name: tensor.cpu() for name, tensor in tensors.items()})
+    try:
+        save_file(apart, path, metadata={"sha256": _sha256_of(apart)})
+        _sync(path)
+    except (OSError, SafetensorError) as error:
+        raise NotSaved(f"cannot write {path}: {error}") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """What `write_tensors` wrote.
+
+    Raises:
+        BrokenFile: it cannot be read, or was changed since.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}
+            expected = (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError) as error:
+        raise BrokenFile(f"{path}: {error}") from error
+    if expected != _sha256_of(found):
+        raise BrokenFile(f"{path}: its checksum is not the one inside; it was changed")
+    return found
 
 
 def _write_folder(folder: Path, write: Callable[[Path], None]) -> Path:
     """Let `write` fill a folder beside the place, then move it there: whole or not at all."""
     check_free(folder)
-    try:
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise NotSaved(f"cannot write into {folder.parent}: {error.strerror}") from error
+    part = make_beside(folder)
     try:
         write(part)
+        _write_synced(part / SUMS, "".join(f"{_line_of(path)}\n" for path in sorted(part.iterdir())))
         part.chmod(0o755)
         os.replace(part, folder)
     except (OSError, SafetensorError) as error:
@@ -114,6 +163,49 @@ def _write_folder(folder: Path, write: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def make_beside(folder: Path) -> Path:
+    """An empty folder on the same disk, to be moved there when it is filled. What killed processes left is removed.
+
+    Raises:
+        NotSaved: it cannot be made.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.iterdir():
+            if left.name.startswith(f".saving-{folder.name}-") and is_left_over(left):
+                shutil.rmtree(left, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=f".saving-{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise NotSaved(f"cannot write into {folder.parent}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """Hold a lock beside the folder, which the system releases when a process dies, however it dies.
+
+    Raises:
+        NotSaved: it cannot be made there.
+    """
+    lock = filelock.FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:  # the second: a file system without locks
+        raise NotSaved(f"cannot write into {folder.parent}: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_left_over(path: Path) -> bool:
+    """Whether what was being written here has not been touched for an hour: whoever wrote it was killed."""
+    try:
+        return time.time() - path.stat().st_mtime > 3600
+    except OSError:  # another process was faster
+        return False
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -128,9 +220,27 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return apart
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _line_of(path: Path) -> str:
+    """A file's checksum and name, as sha256sum writes them."""
+    try:
+        with path.open("rb") as file:
+            return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}"
+    except OSError as error:
+        raise BrokenFile(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _sha256_of(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, dtypes, shapes and numbers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _write_synced(path: Path, text: str) -> None:

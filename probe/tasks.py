@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from probe.arguments import checked
 from probe.errors import BadPrompt, DifferentModel, OutOfRange, as_integer, check_choice
 from probe.gpt import GPT
 from probe.metrics import Metric, logit_difference
@@ -102,6 +103,7 @@ def task_names() -> tuple[str, ...]:
     return get_args(TaskName)
 
 
+@checked
 def load_task(model: GPT, name: TaskName, n: int = 200, *, seed: int = 0, document_start: bool | None = None) -> Task:
     """n prompts of a task in the tokens of this model: ``load_task(model, "indirect object")``.
 

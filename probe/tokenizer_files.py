@@ -3,7 +3,6 @@
 Python code and pickles that a folder may hold are never executed; sentencepiece's own binary files are not read.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from probe.errors import BrokenFile, check_choice
+from probe.json_files import read_object
 
 Splitting = Literal["gpt2", "smollm", "llama3", "qwen2", "tekken"]
 """How text is cut before bytes are merged: each vocabulary's merges were learned on text cut in one of these ways."""
@@ -34,7 +34,8 @@ class FolderTokenizer:
 
 
 class RefusedAs:
-    """Turns the bare `Exception` with which `tokenizers` refuses bad input, and no subclass of it, into BrokenFile."""
+    """Turns the bare `Exception` with which `tokenizers` refuses bad input, and no subclass of it, into BrokenFile; and
+    the panic, no `Exception` at all, that some input drives it into."""
 
     def __init__(self, what: object):
         self._what = what
@@ -43,7 +44,7 @@ class RefusedAs:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if kind is Exception:
+        if kind is Exception or (kind is not None and kind.__name__ == "PanicException"):
             raise BrokenFile(f"{self._what} holds no usable tokenizer: {error}") from error
 
 
@@ -178,15 +179,7 @@ def _text_of(token: object) -> str | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise BrokenFile(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise BrokenFile(f"{path}: expected a JSON object, got {type(values).__name__}")
-    return values
+    return read_object(path) if path.is_file() else {}
 
 
 def _read_text(path: Path) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from probe.arguments import checked
 from probe.config import GPTConfig
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class WeightCount:
         return pandas.DataFrame([*kinds, *extras]).astype(dict.fromkeys(counts, "Int64"))
 
 
+@checked
 def count_weights(config: GPTConfig, *, tied: bool | None = None) -> WeightCount:
     """Count the weights of a GPT of this shape; of a loaded model ``count_weights(model.config)``.
 

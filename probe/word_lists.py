@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from probe.arguments import checked
 from probe.errors import unknown_name
 
 _FOLDER = files("probe") / "data"
@@ -46,6 +47,7 @@ def pair_lists() -> tuple[str, ...]:
     return tuple(name for name in _names() if "fit" in _read(name))
 
 
+@checked
 def load_pairs(name: str) -> WordPairs:
     """A list of pairs: 'plurality', 'gender', ...
 
@@ -61,6 +63,7 @@ def load_pairs(name: str) -> WordPairs:
     )
 
 
+@checked
 def load_words(name: str, group: str = "words") -> tuple[str, ...]:
     """A plain list: ('numbers'), or one group of several: ('people', 'professions').
 

@@ -9,6 +9,7 @@ that is the beginning of a longer word (" tow") cannot be told from a word; it s
 import difflib
 import hashlib
 import os
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.arguments import check_fields, checked
 from probe.catalogue import DEFAULT_WORD_VECTORS, fetch, known_models, known_word_vectors
 from probe.errors import (
     BadPrompt,
@@ -58,6 +60,7 @@ class WordVectors:
     _index: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.vectors.ndim != 2 or len(self.words) != len(self.vectors):
             shape = tuple(self.vectors.shape)
             raise BadShape(f"{self.name}: {len(self.words):,} words and vectors of shape {shape}; expected (word, d)")
@@ -95,7 +98,7 @@ class WordVectors:
         return len(self.words)
 
     def __contains__(self, word: object) -> bool:
-        return word in self._index
+        return isinstance(word, str) and word in self._index
 
     def __getitem__(self, word: str) -> Float[Tensor, " d"]:
         """One word's vector.
@@ -115,10 +118,12 @@ class WordVectors:
             raise UnknownName(self._why_missing(word))
         return self._index[word]
 
+    @checked
     def missing(self, words: Iterable[str]) -> dict[str, str]:
         """Of these words those that have no vector here, with the reason and near spellings."""
         return {word: self._why_missing(word) for word in dict.fromkeys(words) if word not in self._index}
 
+    @checked
     def vectors_of(self, words: Sequence[str]) -> Float[Tensor, "word d"]:
         """The vectors of several words.
 
@@ -127,6 +132,7 @@ class WordVectors:
         """
         return self.vectors[[self.index(word) for word in words]]
 
+    @checked
     def unrelated(self, n: int, *, without: Iterable[str], seed: int) -> Float[Tensor, "word d"]:
         """Vectors of n different words drawn from the 20,000 most frequent ones, without the given words."""
         excluded = {self._index[word] for word in without if word in self._index}
@@ -134,6 +140,7 @@ class WordVectors:
         order = torch.randperm(len(frequent), generator=torch.Generator().manual_seed(seed))[:n]
         return self.vectors[[frequent[place] for place in order.tolist()]]
 
+    @checked
     def confounds(self, words: Sequence[str]) -> dict[str, Float[Tensor, " word"]]:
         """What a direction may follow instead of meaning: log of the vocabulary rank, and length in letters."""
         places = [self.index(word) for word in words]
@@ -143,6 +150,7 @@ class WordVectors:
             "letters": torch.tensor([float(len(word)) for word in words], dtype=torch.float64),
         }
 
+    @checked
     def twin(self, seed: int = 0) -> "WordVectors":
         """What learning started from: the same words with independent random vectors."""
         generator = torch.Generator().manual_seed(seed)
@@ -177,6 +185,7 @@ class WordVectors:
         return difflib.get_close_matches(plain, likely, n=3, cutoff=0.7)
 
 
+@checked
 def load_word_vectors(source: str | os.PathLike[str] | None = None, *, progress: bool = True) -> WordVectors:
     """Static word vectors: a name of the catalogue, or a file in word2vec's or GloVe's text or binary format.
 
@@ -203,6 +212,7 @@ def load_word_vectors(source: str | os.PathLike[str] | None = None, *, progress:
     raise unknown_name("word vectors or file", str(source), known)
 
 
+@checked
 def word_vectors(model: GPT, which: WeightName = "embed") -> WordVectors:
     """A GPT's words as vectors: rows of its embedding W_E as they enter the stream, or of its unembedding W_U.
 
@@ -268,29 +278,35 @@ def _read_file(path: Path) -> WordVectors:
             f"{path}: gensim's own format is a pickle, which can run code; save it there with save_word2vec_format"
         )
     binary, header = _format_of(path)
+    if header is not None and header[0] * header[1] > path.stat().st_size * (1032 if path.suffix == ".gz" else 1):
+        # Each number takes a byte at least; gzip makes at most 1,032 bytes of one. Room is made for what is declared.
+        raise BrokenFile(f"{path}: declares {header[0]:,} words of {header[1]:,} numbers, more than it can hold")
     try:
-        read = KeyedVectors.load_word2vec_format(str(path), binary=binary, no_header=not header)
-    except (ValueError, EOFError, OSError, UnicodeDecodeError) as error:
+        read = KeyedVectors.load_word2vec_format(str(path), binary=binary, no_header=header is None)
+    except (ValueError, EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
         raise BrokenFile(f"{path}: no word vectors in word2vec's or GloVe's format ({error})") from error
+    if not all(isinstance(word, str) for word in read.index_to_key):  # so gensim leaves what a file did not hold
+        raise BrokenFile(f"{path}: holds fewer words than it declares, or one twice; it is truncated or damaged")
     return from_arrays(path.name, read.index_to_key, torch.from_numpy(read.vectors), file=str(path))
 
 
-def _format_of(path: Path) -> tuple[bool, bool]:
-    """Whether the numbers are binary, and whether a first line gives the two sizes."""
+def _format_of(path: Path) -> tuple[bool, tuple[int, int] | None]:
+    """Whether the numbers are binary, and the two sizes that a first line may give."""
     import gzip
 
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
             begin = file.read(1 << 16)
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BrokenFile(f"{path}: cannot be read ({error})") from error
     first, _, rest = begin.partition(b"\n")
-    header = len(first.split()) == 2 and all(part.isdigit() for part in first.split())
+    header = len(first.split()) == 2 and all(part.isdigit() and len(part) < 20 for part in first.split())
     if not header:
-        return False, False
+        return False, None
     numbers = rest.split(b"\n")[0].split()[1:]
-    return not _are_numbers(numbers), True
+    n_words, d = (int(part) for part in first.split())
+    return not _are_numbers(numbers), (n_words, d)
 
 
 def _are_numbers(parts: Sequence[bytes]) -> bool:

@@ -101,6 +101,13 @@ def test_a_cached_file_that_lost_its_end_is_fetched_again(tiny):
     assert fetch(NAME, progress=False).read_bytes() == CONTENT
 
 
+def test_a_cached_file_in_which_one_bit_was_changed_is_fetched_again(tiny):
+    path = fetch(NAME, progress=False)
+    path.write_bytes(bytes([CONTENT[0] ^ 1]) + CONTENT[1:])
+    assert is_cached(NAME)  # by its size, which is all that a list of models needs
+    assert fetch(NAME, progress=False).read_bytes() == CONTENT
+
+
 def test_removing_frees_the_space_and_removing_again_frees_nothing(tiny, tmp_path):
     fetch(NAME, progress=False)
     assert catalogue.remove(NAME) == len(CONTENT)

@@ -2,6 +2,7 @@
 runs where it can be known beforehand, else when it shows. Nothing is half done."""
 
 import errno
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -425,7 +426,7 @@ def test_one_prompt_of_a_mean_over_prompts_does_not_exist(model):
 
 CONFIGS: dict[str, tuple[dict[str, Any], type[ProbeError], list[str]]] = {
     "no layers": (SIZES | {"n_layers": 0}, OutOfRange, ["n_layers 0", "at least 1"]),
-    "half a head": (SIZES | {"n_heads": 2.5}, OutOfRange, ["n_heads 2.5", "whole number"]),
+    "half a head": (SIZES | {"n_heads": 2.5}, OutOfRange, ["n_heads=2.5", "expected an integer"]),
     "groups that do not divide": (SIZES | {"n_heads": 4, "n_kv_heads": 3}, BadShape, ["4 query heads", "3 key heads"]),
     "unknown norm": (SIZES | {"norm": "layr"}, UnknownName, ["'layr'", "did you mean 'layer'"]),
     "unknown activation": (SIZES | {"activation": "gelu_new"}, UnknownName, ["'gelu_new'", "gelu"]),
@@ -444,7 +445,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], type[ProbeError], list[str]]] = {
     "one norm for two streams": (SIZES | {"shared_norm": True}, UnsupportedModel, ["shared_norm", "same stream"]),
     "a cap of nothing": (SIZES | {"logit_soft_cap": 0.0}, OutOfRange, ["logit_soft_cap 0.0", "above 0"]),
     "an endless scale": (SIZES | {"embed_scale": float("inf")}, OutOfRange, ["embed_scale inf", "finite"]),
-    "negative theta": (ROTARY | {"rotary_theta": -1.0}, OutOfRange, ["rotary_theta -1.0", "above 0"]),
+    "negative theta": (ROTARY | {"rotary_theta": -1.0}, OutOfRange, ["rotary_theta -1.0", "at least 1"]),
     "windows of too few layers": (SIZES | {"windows": ()}, BadShape, ["0 entries for 1 layers"]),
     "a window that sees nothing": (SIZES | {"windows": (0,)}, OutOfRange, ["window of 0", "at least 1"]),
     "negative epsilon": (SIZES | {"norm_eps": -1e-5}, OutOfRange, ["norm_eps -1e-05"]),
@@ -508,20 +509,40 @@ def test_a_folder_that_may_not_be_looked_into_is_named(kept, tmp_path, monkeypat
 
 
 def change_manifest(folder, change: Callable[[dict[str, Any]], object]) -> None:
+    """By somebody who writes new checksums too."""
     manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_checksums(folder)
+
+
+def replace_manifest(folder, content: bytes) -> None:
+    (folder / "manifest.json").write_bytes(content)
+    write_checksums(folder)
+
+
+def write_checksums(folder) -> None:
+    files = [path for path in sorted(folder.iterdir()) if path.name != "SHA256SUMS"]
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
+    (folder / "SHA256SUMS").write_text("".join(lines))
 
 
 DAMAGES: dict[str, tuple[Callable[[Any], object], list[str]]] = {
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), ["no manifest.json"]),
     "no tensors": (lambda folder: (folder / "tensors.safetensors").unlink(), ["no tensors.safetensors"]),
-    "manifest cut off": (
-        lambda folder: (folder / "manifest.json").write_text('{"kind":'),
-        ["manifest.json", "not valid JSON"],
+    "no checksums": (lambda folder: (folder / "SHA256SUMS").unlink(), ["no SHA256SUMS"]),
+    "no checksums in their file": (lambda folder: (folder / "SHA256SUMS").write_text(""), ["SHA256SUMS", "expected"]),
+    "checksums of binary": (lambda folder: (folder / "SHA256SUMS").write_bytes(b"\xff"), ["SHA256SUMS", "read"]),
+    "checksums of files elsewhere": (
+        lambda folder: (folder / "SHA256SUMS").write_text(f"{'0' * 64}  ../../other"), ["SHA256SUMS", "file name"],
     ),
-    "manifest of binary": (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe\x00"), ["not valid JSON"]),
-    "manifest of a list": (lambda folder: (folder / "manifest.json").write_text("[]"), ["checksum"]),
+    "manifest cut off": (
+        lambda folder: (folder / "manifest.json").write_text('{"kind":'), ["manifest.json", "checksum"],
+    ),
+    "manifest that is no JSON": (lambda folder: replace_manifest(folder, b"{"), ["manifest.json", "not valid JSON"]),
+    "manifest of binary": (lambda folder: replace_manifest(folder, b"\xff\xfe\x00"), ["not valid JSON"]),
+    "manifest of a list": (lambda folder: replace_manifest(folder, b"[]"), ["expected a JSON object, got list"]),
+    "manifest nested a million deep": (lambda folder: replace_manifest(folder, b"[" * 10**6), ["not valid JSON"]),
     "tensors cut off": (
         lambda folder: (folder / "tensors.safetensors").write_bytes((folder / "tensors.safetensors").read_bytes()[:-1]),
         ["checksum"],

@@ -297,7 +297,7 @@ def test_the_table_and_the_folder_hold_every_step(model, tmp_path):
         ({"top_p": 0}, OutOfRange, "top_p=0: expected above 0"),
         ({"top_k": 0}, OutOfRange, "top_k=0: expected 1 or more"),
         ({"max_tokens": 0}, OutOfRange, "max_tokens=0: expected 1 or more"),
-        ({"max_tokens": 2.5}, OutOfRange, "max_tokens=2.5: expected 1 or more"),
+        ({"max_tokens": 2.5}, OutOfRange, "max_tokens=2.5: expected an integer"),
         ({"seed": -1}, OutOfRange, "seed=-1: expected an integer of 0 or more"),
         ({"seed": "x"}, OutOfRange, "seed='x': expected an integer"),
         ({"listed": 0}, OutOfRange, "listed=0: expected 1 to 50 tokens, or 'all'"),

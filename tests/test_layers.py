@@ -15,12 +15,12 @@ PACKAGE = ROOT / "probe"
 
 LAYERS = (
     ("errors",),
+    ("arguments", "json_files"),
     ("geometry", "statistics", "config", "devices", "tokenizer_files", "word_lists"),
     (
         "sites",
         "tokens",
         "store",
-        "pieces",
         "catalogue",
         "rotary",
         "prompts",
@@ -31,7 +31,7 @@ LAYERS = (
     ),  # fmt: skip
     ("norms",),
     ("attention",),
-    ("gpt", "selection", "results", "task_texts", "flop_count"),
+    ("gpt", "selection", "pieces", "results", "task_texts", "flop_count"),
     ("metrics", "interventions", "reduction", "provenance", "sampling", "weights"),
     ("request", "words"),
     ("tap", "plan"),

@@ -18,7 +18,7 @@ def test_a_saved_result_is_its_table_and_what_is_needed_to_repeat_it(tmp_path):
     model = tiny_model()
     result = next_tokens(model, record(model, PROMPTS), prompt=1, top=3)
     result.save(tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["manifest.json", "table.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["SHA256SUMS", "manifest.json", "table.csv"]
     table = pandas.read_csv(tmp_path / "out" / "table.csv", keep_default_na=False)
     pandas.testing.assert_frame_equal(table, result.to_dataframe(), check_exact=True)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))

@@ -225,8 +225,14 @@ def test_a_task_of_another_name_is_answered_with_the_nearest(model, as_users_run
 def test_names_and_numbers_are_checked_for_users(model, as_users_run_it):
     with pytest.raises(UnknownName, match="known: indirect object, agreement, gender, induction, capital"):
         load_task(model, "sums")
-    for n in (1, 0, -3, 2.5, "many"):
-        with pytest.raises(OutOfRange, match="expected 2 prompts or more"):
+    for n, said in (
+        (1, "2 prompts or more"),
+        (0, "2 prompts"),
+        (-3, "2 prompts"),
+        (2.5, "n=2.5"),
+        ("many", "n='many'"),
+    ):
+        with pytest.raises(OutOfRange, match=said):
             load_task(model, "agreement", n)
 
 

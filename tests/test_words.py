@@ -2,6 +2,8 @@
 
 import gzip
 import itertools
+import random
+import struct
 
 import numpy as np
 import pandas
@@ -11,7 +13,7 @@ from gensim.models import KeyedVectors
 
 import probe
 from probe import catalogue
-from probe.errors import BadShape, BrokenFile, OutOfRange, UnknownName, UnsupportedModel
+from probe.errors import BadShape, BrokenFile, OutOfRange, ProbeError, UnknownName, UnsupportedModel
 from probe.methods.analogies import evaluate_analogies, nearest_neighbours, read_questions, solve_analogy
 from probe.words import WordVectors, from_arrays, load_word_vectors, word_vectors
 from tests.tiny import WordTokenizer, tiny_model
@@ -293,3 +295,28 @@ def test_question_files_are_checked(tmp_path):
             read_questions(tmp_path / "q.txt")
     with pytest.raises(BrokenFile):
         read_questions(tmp_path / "missing.txt")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # gensim leaves files open
+@pytest.mark.parametrize("name", ["vectors.txt", "vectors.txt.gz", "vectors.bin"])
+def test_a_file_of_vectors_cut_or_flipped_anywhere_is_refused_or_holds_finite_numbers(name, tmp_path):
+    lines = "".join(f"word{n} {n} {n / 7:.3f} -2.5\n" for n in range(30))
+    content = f"30 3\n{lines}".encode()
+    if name.endswith(".bin"):
+        rows = [f"word{n} ".encode() + struct.pack("<3f", n, n / 7, -2.5) + b"\n" for n in range(30)]
+        content = b"30 3\n" + b"".join(rows)
+    if name.endswith(".gz"):
+        content = gzip.compress(content)
+    rng, refused = random.Random(0), 0
+    cuts = [content[:place] for place in rng.sample(range(len(content)), 40)]
+    flips = []
+    for place in [*range(6), *rng.sample(range(len(content)), 60)]:
+        flips.append(bytearray(content))
+        flips[-1][place] ^= 1 << rng.randrange(8)
+    for damaged in [*cuts, *flips]:
+        (tmp_path / name).write_bytes(damaged)
+        try:
+            assert load_word_vectors(tmp_path / name).vectors.isfinite().all()
+        except ProbeError:
+            refused += 1
+    assert refused >= 38

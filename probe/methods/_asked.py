@@ -1,8 +1,10 @@
 """What ablation and patching are asked: prompts, a metric and groups; one by one, or as a task that brings them all."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from probe.errors import BadPrompt, OutOfRange, UnknownName
+from probe.arguments import brief, several
+from probe.errors import BadPrompt, OutOfRange, UnknownName, WrongType, as_integer
 from probe.gpt import GPT
 from probe.metrics import AnyMetric, Metric, as_metric
 from probe.prompts import PromptBatch, Prompts, read_prompts
@@ -32,6 +34,7 @@ def read_asked(
         UnknownName: no metric.
         DifferentModel: a task in tokens of another model.
         BadPrompt: a task, and partners or a document start beside it.
+        WrongType: groups that are no dictionary of integers.
         OutOfRange: groups of another number of prompts.
         Others as `read_prompts`.
     """
@@ -49,16 +52,25 @@ def read_asked(
     if metric is None:
         raise UnknownName("no metric: give one, such as metric=probe.logit_difference(' Mary', ' John'), or a task "
                           "instead of prompts, which brings its own")  # fmt: skip
-    batch, partners = (
-        None if rows is None else read_prompts(model.config, model.tokenizer, rows, document_start=document_start)
-        for rows in (prompts, corrupted)
-    )
-    assert batch is not None
-    of_call = {kind: list(members) for kind, members in (groups or {"prompt": range(len(batch.ids))}).items()}
+    batch = read_prompts(model.config, model.tokenizer, prompts, document_start=document_start)
+    partners = None
+    if corrupted is not None:
+        partners = read_prompts(model.config, model.tokenizer, corrupted, document_start=document_start)
+    of_call = _read_groups({"prompt": range(len(batch.ids))} if groups is None else groups)
     for kind, members in of_call.items():
         if len(members) != len(batch.ids):
             raise OutOfRange(f"groups[{kind!r}]: {len(members)} numbers for {len(batch.ids)} prompts")
     return Asked(batch, partners, as_metric(metric), of_call)
+
+
+def _read_groups(groups: Groups) -> dict[str, list[int]]:
+    if not isinstance(groups, Mapping) or not groups:
+        raise WrongType(f"groups {brief(groups)}: expected numbers by kind, such as {{'template': [0, 0, 1]}}, or None")
+    found = {kind: [as_integer(one) for one in several(f"groups[{kind!r}]", of)] for kind, of in groups.items()}
+    for kind, members in found.items():
+        if not isinstance(kind, str) or None in members:
+            raise WrongType(f"groups[{kind!r}] {brief(groups[kind])}: expected the integer of each prompt's group")
+    return {kind: [one for one in members if one is not None] for kind, members in found.items()}
 
 
 def groups_of(groups: Groups, reached: list[bool]) -> Groups:

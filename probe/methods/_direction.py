@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.arguments import checked, one_or_several, several
 from probe.errors import BadShape, DifferentModel, OutOfRange, UnknownName, check_choice
 from probe.geometry import chance_cosine, cosine, principal_direction, unit
 from probe.results import Result
@@ -112,7 +113,7 @@ def check_pairs(
         OutOfRange, BadShape, UnknownName: as `read_pairs`.
     """
     check_choice("on_missing", on_missing, get_args(OnMissing))
-    words = [_check_pair(number, pair) for number, pair in enumerate(pairs)]
+    words = [_check_pair(number, pair) for number, pair in enumerate(several(what, pairs))]
     if not words:
         raise OutOfRange(f"no {what}: expected (positive, negative) words, such as [('cats', 'cat')]")
     if len({frozenset(pair) for pair in words}) < len(words):
@@ -157,6 +158,7 @@ class Direction(Result):
     pairs: Pairs
     manifest: Mapping[str, Any]
 
+    @checked
     def project(self, words: str | Sequence[str], *, source: Source | None = None) -> "Projections":
         """Where words stand on the direction.
 
@@ -164,15 +166,15 @@ class Direction(Result):
             UnknownName: a word without a vector.
             DifferentModel: a source with other vectors than those the direction was found in.
         """
-        several = (words,) if isinstance(words, str) else tuple(words)
+        every = tuple(one_or_several("words", words))
         place = self.source if source is None else check_same_space(self, source)
-        if missing := place.missing(several):
+        if missing := place.missing(every):
             raise UnknownName(next(iter(missing.values())))
-        vectors = place.vectors_of(several).double()
+        vectors = place.vectors_of(every).double()
         chance = chance_cosine(len(self.vector))
         return Projections(
-            self.name, several, vectors @ self.vector, vectors @ self.difference, cosine(vectors, self.vector),
-            chance * vectors.norm(dim=-1) * self.difference.norm(), chance, {**self.manifest, "words": list(several)},
+            self.name, every, vectors @ self.vector, vectors @ self.difference, cosine(vectors, self.vector),
+            chance * vectors.norm(dim=-1) * self.difference.norm(), chance, {**self.manifest, "words": list(every)},
         )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":

@@ -66,10 +66,13 @@ def choose_places(recording: Recording, sites: Sequence[str] | None) -> tuple[st
     """The places of these sites; None: the end of every layer, and of the others those that were recorded.
 
     Raises:
+        OutOfRange: no site.
         UnknownName: a site that is no residual stream, or not there in this model.
         SiteNotRecorded: a place is missing.
     """
     wanted = [sites] if isinstance(sites, str) else sites
+    if wanted is not None and not len(wanted):
+        raise OutOfRange("sites: the list is empty; name residual streams, or leave sites out")
     for site in residual_sites(recording.config) if wanted is None else wanted:
         check_choice("residual stream", site, RESIDUAL)
         check_not_reduced(recording, site)

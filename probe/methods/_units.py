@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from probe.arguments import several
 from probe.config import GPTConfig
 from probe.errors import OutOfRange, as_integer, check_choice, check_index
 from probe.methods._reruns import Part
@@ -60,7 +61,7 @@ def list_units(config: GPTConfig, units: Units, layers: Indices) -> tuple[str, t
         return units, tuple(unit for layer in sorted(set(chosen)) for unit in _of_layer(config, units, layer))
     if layers is not None:
         raise OutOfRange("layers goes with a kind of units, such as units='heads'; listed heads name their layers")
-    found = tuple(_read(config, one) for one in units)
+    found = tuple(_read(config, one) for one in several("units", units))
     if not found:
         raise OutOfRange("units: the list is empty; give (layer, head) pairs, sets of them, or units='heads'")
     names = [unit.parts for unit in found]

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from probe.arguments import one_or_several, several
 from probe.attention import KeyValueCache
 from probe.errors import BadPrompt
 from probe.gpt import GPT
@@ -24,7 +25,7 @@ def windows_of(model: GPT, texts: Texts, length: int) -> list[list[int]]:
     Raises:
         BadPrompt: no window is left.
     """
-    rows = [texts] if isinstance(texts, str) else texts
+    rows = one_or_several("texts", texts)
     ids = [_ids_of(model, row) for row in rows]
     windows = [row[start : start + length] for row in ids for start in range(0, len(row), length)]
     windows = [window for window in windows if len(window) > 1]
@@ -54,7 +55,7 @@ def sample_batch(model: GPT, rows: int, length: int, *, seed: int) -> Int[Tensor
 def _ids_of(model: GPT, text: str | Sequence[int]) -> list[int]:
     """Of one text, however long: windows are cut from it, so the context is no limit."""
     if not isinstance(text, str):
-        ids = list(text)
+        ids = list(several("token ids", text))
         for start in range(0, len(ids), model.config.n_ctx):
             read_prompts(model.config, model.tokenizer, ids[start : start + model.config.n_ctx])
         return ids

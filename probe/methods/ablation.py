@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.errors import unknown_name
+from probe.arguments import checked
+from probe.errors import check_count, unknown_name
 from probe.gpt import GPT
 from probe.methods._asked import has_several
 from probe.methods._replacement import Value
@@ -88,8 +89,10 @@ class AblationSweep(Result):
             self.effects, self.groups, signed=self.signed, smallest_effect=self.smallest_effect, seed=self.seed
         )
 
+    @checked
     def top(self, n: int = 5) -> list[tuple[str, float]]:
         """The n units with the largest mean effect, either way: (name, effect)."""
+        check_count("n", n)
         means = self.effects.mean(1)
         order = means.abs().argsort(descending=True, stable=True)[:n].tolist()
         return [(self.units[place].name, float(means[place])) for place in order]
@@ -134,6 +137,7 @@ class AblationSweep(Result):
         return pandas.DataFrame(columns)
 
 
+@checked
 def ablation_sweep(
     model: GPT,
     prompts: Prompts | Task,
@@ -213,6 +217,7 @@ def ablation_sweep(
     )  # fmt: skip
 
 
+@checked
 def plan_ablation(
     model: GPT, prompts: Prompts | Task, *, units: Units = "heads", layers: Indices = None, **arguments: Any
 ) -> SweepPlan:

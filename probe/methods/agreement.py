@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from probe.arguments import checked
 from probe.errors import BadShape, OutOfRange
 from probe.methods._units import Unit
 from probe.results import Result
@@ -86,6 +87,7 @@ class Agreement(Result):
         )  # fmt: skip
 
 
+@checked
 def agreement(first: Effects, second: Effects, k: int = 10) -> Agreement:
     """How far two sweeps of the same units, by the same metric, agree on which matter and how much.
 

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.errors import BadShape, BrokenFile, OutOfRange, ProbeError, UnknownName, check_choice
+from probe.arguments import brief, checked, one_or_several, several
+from probe.errors import BadShape, BrokenFile, OutOfRange, ProbeError, UnknownName, WrongType, check_choice
 from probe.results import Result
 from probe.words import WordVectors
 
@@ -56,6 +57,7 @@ class Neighbours(Result):
         )
 
 
+@checked
 def nearest_neighbours(
     words: WordVectors, queries: str | Sequence[str] | Tensor, *, k: int = 10, measure: Measure = "cosine"
 ) -> Neighbours:
@@ -110,6 +112,7 @@ class Analogy(Result):
         )
 
 
+@checked
 def solve_analogy(
     words: WordVectors,
     positive: Sequence[str],
@@ -194,6 +197,7 @@ class AnalogyScores(Result):
         return pandas.DataFrame([*asked, *left_out])
 
 
+@checked
 def evaluate_analogies(
     words: WordVectors,
     questions: Questions | str | os.PathLike[str],
@@ -221,9 +225,11 @@ def evaluate_analogies(
     places = {spell(word): place for place, word in zip(reversed(range(n)), reversed(words.words[:n]), strict=True)}
     spelled = [spell(word) for word in words.words[:n]]
     asked, sections, skipped = [], [], []
+    if not isinstance(questions, Mapping):
+        raise WrongType(f"questions {brief(questions)}: expected a file, or {{section: [(a, b, c, expected), ...]}}")
     for section, rows in questions.items():
-        for row in rows:
-            if len(row) != 4:
+        for row in several(f"questions[{section!r}]", rows):
+            if len(several("analogy question", row)) != 4 or not all(isinstance(word, str) for word in row):
                 raise BadShape(f"analogy question {tuple(row)!r} in {section!r}: expected four words")
             a, b, c, d = (spell(word) for word in row)
             question = (a, b, c, d)
@@ -241,6 +247,7 @@ def evaluate_analogies(
     return AnalogyScores(tuple(sections), tuple(asked), tuple(answers), correct, tuple(skipped), manifest)
 
 
+@checked
 def read_questions(path: str | os.PathLike[str]) -> dict[str, list[tuple[str, str, str, str]]]:
     """A file of analogy questions: lines ``: section``, then four words a line.
 
@@ -277,13 +284,15 @@ def _read_queries(
 ) -> tuple[tuple[str, ...], Tensor, list[set[int]]]:
     """Names, vectors, and for each the word that may not be its own neighbour."""
     if isinstance(queries, Tensor):
+        if queries.is_complex():
+            raise BadShape(f"query vectors of {queries.dtype}: expected real numbers")
         vectors = torch.atleast_2d(queries.detach().float().cpu())
         if vectors.ndim != 2 or vectors.shape[1] != words.d:
             raise BadShape(f"query vectors of shape {tuple(queries.shape)}: {words.name} has vectors of {words.d}")
         if not vectors.isfinite().all():
             raise BadShape("query vectors hold NaN or infinity")
         return tuple(f"vector {place}" for place in range(len(vectors))), vectors, [set() for _ in vectors]
-    names = (queries,) if isinstance(queries, str) else tuple(queries)
+    names = tuple(one_or_several("queries", queries))
     if not names:
         raise OutOfRange("no queries: the list is empty")
     return names, words.vectors_of(names), [{words.index(name)} for name in names]

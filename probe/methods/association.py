@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from probe.arguments import checked
 from probe.errors import BadShape, OutOfRange, UnknownName
 from probe.geometry import unit, without
 from probe.methods._direction import Direction, Source, check_same_space, read_pairs
@@ -58,6 +59,7 @@ class Association(Result):
         )
 
 
+@checked
 def association_test(
     source: Source,
     targets: tuple[Sequence[str], Sequence[str]],
@@ -99,6 +101,7 @@ def association_test(
     )  # fmt: skip
 
 
+@checked
 def neutralise(words: WordVectors, direction: Direction, which: Iterable[str] | None = None) -> WordVectors:
     """Word vectors of length one with nothing along a direction, for the words named (None: for all of them).
 
@@ -113,6 +116,7 @@ def neutralise(words: WordVectors, direction: Direction, which: Iterable[str] | 
     return from_arrays(f"{words.name}, neutralised", words.words, units, neutralised=direction.name)
 
 
+@checked
 def equalise(words: WordVectors, direction: Direction, pairs: Iterable[Sequence[str]]) -> WordVectors:
     """Word vectors of length one in which the two words of each pair differ along a direction only, and lie equally far
     on its two sides: any neutralised word is then as near to the one as to the other.

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.errors import BadPrompt, SiteNotRecorded, check_index
+from probe.arguments import checked
+from probe.errors import BadPrompt, SiteNotRecorded, check_count, check_index
 from probe.gpt import GPT
 from probe.methods._inputs import check_not_reduced, check_same_model, manifest_of, texts_of
 from probe.recording import Recording
@@ -183,8 +184,10 @@ class SimilarHeads(Result):
     """Of the weights on all tokens but position 0, every row made to sum to 1; -1 to 1, and here 0 to 1."""
     manifest: Mapping[str, Any]
 
+    @checked
     def top(self, n: int = 5) -> list[tuple[int, int, float]]:
         """(layer, head, cosine) of the n most similar, the head itself left out."""
+        check_count("n", n)
         order = self.cosine.flatten().argsort(descending=True, stable=True).tolist()
         places = [divmod(place, self.cosine.shape[1]) for place in order]
         found = [(layer, head, float(self.cosine[layer, head])) for layer, head in places]
@@ -228,6 +231,7 @@ def find_focus(recording: Recording) -> HeadFocus:
     )
 
 
+@checked
 def read_pattern(recording: Recording, layer: int, head: int, *, prompt: int = 0) -> HeadPattern:
     """The attention of one head on one prompt, without padding.
 
@@ -256,6 +260,7 @@ def read_pattern(recording: Recording, layer: int, head: int, *, prompt: int = 0
     )
 
 
+@checked
 def value_weighted_pattern(model: GPT, recording: Recording, layer: int, head: int, *, prompt: int = 0) -> HeadPattern:
     """Attention weights times the length of what each token would have written: |weight * v W_O|, rows summing to 1.
 
@@ -283,6 +288,7 @@ def value_weighted_pattern(model: GPT, recording: Recording, layer: int, head: i
     )
 
 
+@checked
 def read_pair(recording: Recording, layer: int, head: int, query: int, key: int, *, prompt: int = 0) -> HeadPair:
     """What one head makes of one token looking at one other: vectors, their product term by term, mask, softmax.
 
@@ -318,6 +324,7 @@ def read_pair(recording: Recording, layer: int, head: int, query: int, key: int,
     )
 
 
+@checked
 def similar_heads(recording: Recording, layer: int, head: int, *, prompt: int = 0) -> SimilarHeads:
     """How alike every head's pattern on a prompt is to this one's; position 0, where most rest, is left out.
 

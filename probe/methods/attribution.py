@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.errors import BadIntervention, BadShape, OutOfRange, SiteNotRecorded
+from probe.arguments import checked
+from probe.errors import BadIntervention, BadShape, OutOfRange, SiteNotRecorded, check_count, check_index
 from probe.gpt import GPT
 from probe.linear import affine
 from probe.methods._inputs import (
@@ -97,8 +98,12 @@ class LogitAttribution(Result):
             return torch.full_like(self.mean, torch.nan)
         return self.contributions.std(-1) / n**0.5
 
+    @checked
     def top(self, n: int, *, prompt: int | None = None) -> list[tuple[str, float]]:
         """Names and contributions of the n largest parts by size, of one prompt or (None) of the mean."""
+        check_count("n", n)
+        if prompt is not None:
+            prompt = check_index("prompt", prompt, self.contributions.shape[1], owner="this attribution")
         values = self.mean if prompt is None else self.contributions[:, prompt]
         order = values.abs().argsort(descending=True, stable=True)[:n].tolist()
         return [(self.parts[index].name, float(values[index])) for index in order]
@@ -125,6 +130,7 @@ class LogitAttribution(Result):
                     yield {**about, **where, "contribution_logits": value}
 
 
+@checked
 def attribution_sites(model: GPT, *, neurons: bool = False) -> list[str]:
     """The sites that `direct_logit_attribution` reads, for `record`; one position is enough: ``positions=-1``."""
     learned = ["pos_embed"] if model.config.positions == "learned" else []
@@ -133,6 +139,7 @@ def attribution_sites(model: GPT, *, neurons: bool = False) -> list[str]:
     return ["embed", *learned, "z", *scales, *(["post"] if neurons else []), "mlp_out", "ln_final.scale", *capped]
 
 
+@checked
 def direct_logit_attribution(
     model: GPT,
     recording: Recording,

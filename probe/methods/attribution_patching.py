@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probe.arguments import checked
 from probe.errors import OutOfRange, UnknownName
 from probe.gpt import GPT
 from probe.methods._patches import (
@@ -72,6 +73,7 @@ class AttributionPatching(Result):
         """All places that were patched exactly."""
         return torch.cat([self.largest, self.sampled])
 
+    @checked
     def correlation(self, which: str = "all") -> float:
         """Pearson's, of estimated and exact mean effects: of "all" verified places, the "largest", or the "sampled".
 
@@ -113,6 +115,7 @@ class AttributionPatching(Result):
         return table
 
 
+@checked
 def attribution_patching(
     model: GPT,
     clean: Prompts | Task,

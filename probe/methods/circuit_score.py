@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.arguments import checked
 from probe.errors import NumbersBroke, OutOfRange, as_integer
 from probe.gpt import GPT
 from probe.methods._asked import has_several
@@ -133,6 +134,7 @@ class CircuitScore(Result):
         return Estimate(float(found.mean), float(found.low), float(found.high))
 
 
+@checked
 def score_circuit(
     model: GPT,
     prompts: Prompts | Task,

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.errors import OutOfRange, as_integer, check_choice, check_index
+from probe.arguments import checked
+from probe.errors import OutOfRange, as_integer, check_choice, check_count, check_index
 from probe.gpt import GPT
 from probe.methods._inputs import check_same_model, column_of, manifest_of, token_ids, token_texts
 from probe.provenance import provenance
@@ -121,8 +122,10 @@ class CompositionScores(Result):
     """Of matrices whose directions have nothing to do with each other: 1 / sqrt(d_model), in the mean of squares."""
     manifest: Mapping[str, Any]
 
+    @checked
     def top(self, n: int = 10) -> list[tuple[tuple[int, int], tuple[int, int], float]]:
         """((layer, head) that writes, (layer, head) that reads, score) of the n largest."""
+        check_count("n", n)
         flat = self.values.nan_to_num(-1.0).flatten()
         heads = self.values.shape[1]
         found = []
@@ -140,6 +143,7 @@ class CompositionScores(Result):
         return pandas.DataFrame(rows, columns=columns).assign(into=self.into, chance=self.chance)
 
 
+@checked
 def qk_circuit(model: GPT, layer: int, head: int, *, offset: int = 0) -> FactoredMatrix:
     """Which residual streams (rows, normalised, without gain) ask for which: x_query @ product @ x_key, times scale.
 
@@ -166,6 +170,7 @@ def qk_circuit(model: GPT, layer: int, head: int, *, offset: int = 0) -> Factore
     return FactoredMatrix(_turned(model, query, number), _turned(model, key, 0).mT)
 
 
+@checked
 def ov_circuit(model: GPT, layer: int, head: int) -> FactoredMatrix:
     """What a head writes for a residual stream (normalised, without gain) that it attends to: x @ product.
 
@@ -180,6 +185,7 @@ def ov_circuit(model: GPT, layer: int, head: int) -> FactoredMatrix:
     return FactoredMatrix(_read(model, layer, model.W_V[layer, group]), _written(model, layer, head))
 
 
+@checked
 def copying_scores(model: GPT) -> CopyingScores:
     """Of every head's full OV circuit, embedding to logits: sum of eigenvalues / sum of their absolute values.
 
@@ -197,6 +203,7 @@ def copying_scores(model: GPT) -> CopyingScores:
     return CopyingScores(torch.stack(rows).cpu(), {**provenance(model), "method": "copying scores"})
 
 
+@checked
 def composition_scores(model: GPT, *, into: Into) -> CompositionScores:
     """How much every head feeds the queries, keys or values of every head of a later layer, by weights alone.
 
@@ -219,6 +226,7 @@ def composition_scores(model: GPT, *, into: Into) -> CompositionScores:
     return CompositionScores(into, values, model.config.d_model**-0.5, manifest)
 
 
+@checked
 def head_writes_for_token(model: GPT, layer: int, head: int, token: str | int, *, top: int = 10) -> TokenEffects:
     """What a head would write for a token that it attends to, by weights alone: embedding, OV, unembedding.
 
@@ -246,6 +254,7 @@ def head_writes_sites(model: GPT) -> list[str]:
     return ["z", *post_scales(model.config)[:1], "ln_final.scale"]
 
 
+@checked
 def head_writes(
     model: GPT, recording: Recording, layer: int, head: int, *, position: int = -1, prompt: int = 0, top: int = 10
 ) -> TokenEffects:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.arguments import checked, several
 from probe.errors import BadShape, OutOfRange, check_choice
 from probe.methods._direction import (
     ESTIMATORS,
@@ -75,6 +76,7 @@ RULE = (
 """How the verdict comes about."""
 
 
+@checked
 def fit_direction(
     source: Source,
     pairs: WordPairs | Iterable[Sequence[str]],
@@ -252,6 +254,7 @@ class Evaluation(Result):
         return {**super().files(), "report.txt": "\n".join(self.report()) + "\n"}
 
 
+@checked
 def evaluate_direction(
     direction: Direction,
     pairs: WordPairs | Iterable[Sequence[str]] | None = None,
@@ -286,7 +289,7 @@ def evaluate_direction(
     _check_numbers(n_permutations=n_permutations, n_random=n_random, n_unrelated=n_unrelated)
     place = direction.source if source is None else check_same_space(direction, source)
     fitted = direction.pairs
-    pairs = pairs.held_out if isinstance(pairs, WordPairs) else None if pairs is None else list(pairs)
+    pairs = pairs.held_out if isinstance(pairs, WordPairs) else None if pairs is None else several("pairs", pairs)
     again = pairs is None and source is not None
     if pairs is None and not again:
         everything, splits, dropped = fitted, folds(fitted.words), fitted.dropped

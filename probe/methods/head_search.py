@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.arguments import checked
 from probe.errors import BadPrompt, OutOfRange, as_integer
 from probe.gpt import GPT
 from probe.methods._asked import groups_of, has_several
@@ -109,6 +110,7 @@ class HeadSearch(Result):
         return "\n".join([*lines, f"  {self.stopped}"])
 
 
+@checked
 def search_heads(
     model: GPT,
     prompts: Prompts | Task,

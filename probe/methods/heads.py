@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from probe.errors import BadIntervention, BadPrompt, OutOfRange, SiteNotRecorded, as_integer, check_choice
+from probe.arguments import checked
+from probe.errors import BadIntervention, BadPrompt, OutOfRange, SiteNotRecorded, as_integer, check_choice, check_count
 from probe.gpt import GPT
 from probe.interventions import Intervention, list_interventions
 from probe.methods._inputs import check_not_reduced, manifest_of
@@ -72,6 +73,7 @@ class HeadScores(Result):
         """
         return self.values[self._index(score, source)]
 
+    @checked
     def top(
         self, score: Score, n: int = 5, *, source: Source | None = None, largest: bool = True
     ) -> list[tuple[int, int, float]]:
@@ -80,6 +82,7 @@ class HeadScores(Result):
         Raises:
             UnknownName: as `of`.
         """
+        check_count("n", n)
         table = self.of(score, source)
         low = table.nan_to_num(-torch.inf if largest else torch.inf)
         order = low.flatten().argsort(descending=largest, stable=True)[:n].tolist()
@@ -122,6 +125,7 @@ class HeadScores(Result):
         return self.sources.index(chosen), SCORES.index(score)
 
 
+@checked
 def head_scores(
     model: GPT,
     prompts: Prompts | None = None,
@@ -201,6 +205,7 @@ class _Tally:
     """Means."""
 
 
+@checked
 def read_head_scores(recording: Recording) -> HeadScores:
     """The same scores from patterns that are recorded already, without another pass.
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.arguments import checked
 from probe.contexts import Read, WordsInContext, check_templates, read_words
 from probe.errors import BadPrompt, OutOfRange, check_choice
 from probe.gpt import GPT
@@ -88,6 +89,7 @@ class LayerProfile(Result):
         )  # fmt: skip
 
 
+@checked
 def layer_profile(
     model: GPT,
     pairs: WordPairs | Iterable[Sequence[str]],

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from probe.arguments import checked
 from probe.errors import BadShape, check_index
 from probe.gpt import GPT
 from probe.methods._inputs import check_same_model, manifest_of, texts_of, token_ids, token_texts
@@ -94,6 +95,9 @@ class LensReadout(Result):
 
     def watched_at(self, prompt: int, column: int) -> list[int]:
         """Ids of the tokens that are followed at one kept position."""
+        n_prompts, n_kept = self.watched.shape[:2]
+        prompt = check_index("prompt", prompt, n_prompts, owner="this readout")
+        column = check_index("column", column, n_kept, owner="this readout")
         return [token for token in self.watched[prompt, column].tolist() if token != PADDING]
 
     def to_dataframe(self) -> "pandas.DataFrame":
@@ -172,6 +176,7 @@ class LensDifference(Result):
         return table
 
 
+@checked
 def logit_lens(
     model: GPT,
     recording: Recording,
@@ -213,6 +218,7 @@ def logit_lens(
     return _readout(model, recording, places, found, _arguments(sites, watch, top, tuned))
 
 
+@checked
 def lens_difference(
     model: GPT,
     before: Recording,

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.errors import OutOfRange, UnknownName, check_choice
+from probe.arguments import checked
+from probe.errors import OutOfRange, UnknownName, check_choice, check_count
 from probe.gpt import GPT
 from probe.methods._asked import has_several
 from probe.methods._patches import (
@@ -110,8 +111,10 @@ class PatchingMap(Result):
             table[cell.layer, column] = self.recovered[number]
         return table
 
+    @checked
     def top(self, n: int = 5) -> list[tuple[Cell, float]]:
         """The n places that matter most: (cell, recovered)."""
+        check_count("n", n)
         order = self.effects.mean(1).abs().argsort(descending=True, stable=True)[:n].tolist()
         return [(self.cells[place], float(self.recovered[place])) for place in order]
 
@@ -130,6 +133,7 @@ class PatchingMap(Result):
         return table
 
 
+@checked
 def activation_patching(
     model: GPT,
     clean: Prompts | Task,

@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.arguments import checked
 from probe.config import GPTConfig
-from probe.errors import OutOfRange, UnknownName, as_integer, check_choice, check_index
+from probe.errors import OutOfRange, UnknownName, as_integer, check_choice, check_count, check_index
 from probe.gpt import GPT
 from probe.linear import affine
 from probe.methods._asked import has_several
@@ -80,8 +81,10 @@ class PathPatching(Result):
             over=self.clean - self.corrupted,
         )  # fmt: skip
 
+    @checked
     def top(self, n: int = 5) -> list[tuple[Head, float]]:
         """The n senders whose message matters most: (head, mean effect)."""
+        check_count("n", n)
         means = self.effects.mean(1)
         order = means.abs().argsort(descending=True, stable=True)[:n].tolist()
         return [(self.senders[place], float(means[place])) for place in order]
@@ -101,6 +104,7 @@ class PathPatching(Result):
         return table
 
 
+@checked
 def path_patching(
     model: GPT,
     clean: Prompts | Task,

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from probe.arguments import checked, several
 from probe.contexts import WordsInContext
 from probe.errors import BadPrompt, BadShape, DifferentModel, OutOfRange, check_choice, check_index
 from probe.geometry import unit, without
@@ -87,6 +88,7 @@ class DoseCurve(Result):
     seed: int
     manifest: Mapping[str, Any]
 
+    @checked
     def effect(self, dose: float) -> Estimate:
         """The mean over prompts with its 95 % interval.
 
@@ -96,6 +98,7 @@ class DoseCurve(Result):
         values = self.effects[self._index(dose)]
         return bootstrap(lambda draws: values[draws].mean(-1), len(values), seed=self.seed)
 
+    @checked
     def p(self, dose: float) -> float:
         """The share of random directions that move the contrast at least as far, either way.
 
@@ -143,6 +146,7 @@ class DoseCurve(Result):
         return self.doses.index(dose)
 
 
+@checked
 def dose_curve(
     model: GPT,
     direction: Direction,
@@ -267,6 +271,7 @@ class ErasureTest(Result):
         )
 
 
+@checked
 def erasure_test(
     model: GPT,
     direction: Direction,
@@ -307,7 +312,7 @@ def erasure_test(
         raise OutOfRange(f"{len(prompts)} pairs of prompts, n_random={n_random}: expected at least 2 and 10")
     start = _starts(model, document_start)
     pair = token_ids(model, [target, against])
-    texts = _check_texts(model, [text for both in prompts for text in both], start)
+    texts = _check_texts(model, [text for both in prompts for text in several("a pair of prompts", both)], start)
     others = _check_texts(model, unrelated, start)
     sites = _sites_from(model, place, layers)
     eraser = _leace(direction) if erasure == "leace" else None

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probe.arguments import checked
 from probe.errors import BadIntervention, BadPrompt
 from probe.gpt import GPT
 from probe.interventions import Intervention, list_interventions
@@ -86,6 +87,7 @@ class TextScores(Result):
                 }  # fmt: skip
 
 
+@checked
 def score_text(
     model: GPT, prompts: Prompts, *, document_start: bool = False, top: int = 5,
     interventions: Intervention | Iterable[Intervention] = (),

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from probe.arguments import checked
 from probe.gpt import GPT
 from probe.prompts import str_tokens
 from probe.provenance import provenance
@@ -85,6 +86,7 @@ class TaskScore(Result):
         )
 
 
+@checked
 def solve_task(model: GPT, task: Task, *, seed: int = 0) -> TaskScore:
     """Run every prompt of a task and its corrupted partner: which does the model solve, and by how much?
 

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from probe.arguments import checked
 from probe.catalogue import cache_folder
 from probe.errors import BrokenFile, DifferentModel, OutOfRange, SiteNotRecorded
 from probe.gpt import GPT
@@ -31,7 +32,7 @@ from probe.pieces import Pieces
 from probe.provenance import fingerprint, provenance
 from probe.recording import record
 from probe.results import Result
-from probe.store import load_result, save_result
+from probe.store import load_result, only_process, save_result
 
 if TYPE_CHECKING:
     import pandas
@@ -76,6 +77,7 @@ class TunedLens(Result):
         weight, bias = (of[index].to(resid.device, resid.dtype) for of in (self.weights, self.biases))
         return resid @ weight + bias
 
+    @checked
     def check(self, model: GPT, places: Sequence[str]) -> None:
         """Raise unless it was fitted on this model, for these places.
 
@@ -150,27 +152,37 @@ class TunedLens(Result):
         tensors, manifest = load_result(folder)
         if manifest.pop("kind", None) != "tuned lens" or set(tensors) != set(_TENSORS):
             raise BrokenFile(f"{folder}: a saved result, but not a tuned lens")
-        manifest.pop("sha256")
-        places, uniform, mean = (manifest.pop(name) for name in ("places", "uniform_kl", "mean_kl"))
-        return cls(places=tuple(places), **tensors, uniform_kl=uniform, mean_kl=mean, manifest=manifest)
+        try:
+            places, uniform, mean = (manifest.pop(name) for name in ("places", "uniform_kl", "mean_kl"))
+            return cls(places=tuple(places), **tensors, uniform_kl=uniform, mean_kl=mean, manifest=manifest)
+        except (KeyError, TypeError) as error:
+            raise BrokenFile(f"{folder}: its manifest was changed: {type(error).__name__}: {error}") from error
 
 
 _TENSORS = ("weights", "biases", "tuned_kl", "raw_kl")
 
 
+@checked
 def load_tuned_lens(model: GPT, *, progress: bool = True) -> TunedLens:
     """The tuned lens of a model with the default settings: from the user's cache, or fitted now and kept there.
 
-    An interrupted fit goes on where it stopped. The cache knows models by the fingerprint of their weights.
+    An interrupted fit goes on where it stopped; of two processes the second waits for the first. The cache knows models
+    by the fingerprint of their weights.
+
+    Raises:
+        BrokenFile: it was changed since.
+        NotSaved: the cache cannot be written.
     """
     if (found := find_tuned_lens(model)) is not None:
         return found
     folder = _cached(model)
     work = folder.with_name(f"{folder.name}.work")
-    lens = fit_tuned_lens(model, folder=work, progress=progress)
-    lens.save(folder)
-    shutil.rmtree(work)
-    return lens
+    with only_process(folder):
+        if (found := find_tuned_lens(model)) is None:
+            found = fit_tuned_lens(model, folder=work, progress=progress)
+            found.save(folder)
+        shutil.rmtree(work, ignore_errors=True)
+    return found
 
 
 def find_tuned_lens(model: GPT) -> TunedLens | None:
@@ -187,6 +199,7 @@ def _cached(model: GPT) -> Path:
     return cache_folder() / "tuned-lenses" / fingerprint(model)
 
 
+@checked
 def fit_tuned_lens(
     model: GPT,
     texts: Texts | None = None,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from probe.arguments import checked
 from probe.config import GPTConfig
 from probe.devices import read_device, read_dtype
 from probe.errors import FetchFailed, UnknownName, UnsupportedModel, unknown_name
@@ -15,6 +16,7 @@ from probe.weights.saving import save_model
 __all__ = ["load_model", "save_model"]
 
 
+@checked
 def load_model(
     source: Any = None,
     *,

@@ -130,9 +130,13 @@ class _Vocabulary:
         scores = self._per_token("scores")
         normal = [id for id, kind in enumerate(self.types) if kind == TokenType.NORMAL]
         parts = {self.tokens[id] for id in normal}
+        lengths = sorted({len(part) for part in parts})  # few: a damaged file may hold a token of a million letters
+        known = set(lengths)
         for id in sorted(normal, key=lambda id: -scores[id]):
             token = self.tokens[id]
-            for middle in range(1, len(token)):
+            for middle in lengths:
+                if len(token) - middle not in known:
+                    continue
                 if token[:middle] in parts and token[middle:] in parts:
                     yield token[:middle], token[middle:]
 

@@ -8,7 +8,7 @@ families: dropout, token ids, dtype, cache and version keys, and whatever tools 
 from collections.abc import Mapping
 from typing import Any
 
-from probe.config import GPTConfig
+from probe.config import MOST_LAYERS, GPTConfig
 from probe.errors import UnsupportedModel
 from probe.weights._hf_families import find_family, nearest_family
 from probe.weights._hf_family import Family, brief
@@ -50,9 +50,10 @@ def _with_defaults(values: Mapping[str, Any], family: Family, source: str) -> di
         raise UnsupportedModel(f"{source}: config.json lacks {', '.join(missing)}")
     known = {**family.defaults, **known}
     wrong = [key for key in family.required if type(known[key]) is not int or known[key] < 1]
+    wrong += [key for key in ("num_hidden_layers",) if key in known and not wrong and known[key] > MOST_LAYERS]
     wrong += [key for key in NUMBERS if type(known.get(key, 0)) not in (int, float)]
     if wrong:
-        raise UnsupportedModel(f"{source}: {wrong[0]} is {known[wrong[0]]!r}; expected a number")
+        raise UnsupportedModel(f"{source}: {wrong[0]} is {brief(known[wrong[0]])}; expected a possible number")
     return known
 
 

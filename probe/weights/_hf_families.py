@@ -5,7 +5,7 @@ from typing import Any
 
 from probe.config import GPTConfig
 from probe.errors import UnsupportedModel
-from probe.weights._hf_family import Family
+from probe.weights._hf_family import Family, brief
 from probe.weights._hf_gpt2 import GPT2, GPT_NEO
 from probe.weights._hf_llama import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3
 from probe.weights._hf_neox import GPT_NEOX, PHI
@@ -20,6 +20,8 @@ def find_family(values: Mapping[str, Any], *, source: str) -> Family:
         UnsupportedModel: another one, or none; the message names those there are.
     """
     model_type, architectures = values.get("model_type"), values.get("architectures") or []
+    if not isinstance(architectures, (list, tuple)):
+        raise UnsupportedModel(f"{source}: architectures is {brief(architectures)}; expected a list of names")
     for family in FAMILIES:
         names = {name.lower() for name in family.architectures}
         named = [str(name).lower() in names for name in architectures]

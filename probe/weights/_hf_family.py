@@ -127,7 +127,7 @@ def head_size(d_model: int, n_heads: int, source: str) -> int:
 def activation(values: Mapping[str, Any], key: str, source: str) -> Any:
     """Our name of the activation under this key."""
     name = values[key]
-    if name not in ACTIVATION_NAMES:
+    if not isinstance(name, str) or name not in ACTIVATION_NAMES:
         known = ", ".join(ACTIVATION_NAMES)
         raise UnsupportedModel(f"{source}: {key} = {name!r} is not supported; supported: {known}")
     return ACTIVATION_NAMES[name]

@@ -118,11 +118,12 @@ def _neo_windows(values: dict[str, Any], n_layers: int, source: str) -> tuple[in
     types, window = values["attention_types"], values["window_size"]
     types = [[["global", "local"], 12]] if types is None else types
     try:
-        kinds = [kind for some, times in types for _ in range(times) for kind in some]
+        n_named = sum(len(some) * times for some, times in types)  # before so many are written out
+        kinds = [kind for some, times in types for _ in range(times) for kind in some] if n_named == n_layers else []
     except (TypeError, ValueError):
         kinds = []
-    listed = values.get("attention_layers") or kinds
-    if len(kinds) != n_layers or not {*kinds} <= {"global", "local"} or list(listed) != kinds:
+    fits = len(kinds) == n_layers and all(kind in ("global", "local") for kind in kinds)
+    if not fits or (values.get("attention_layers") or kinds) != kinds:
         raise UnsupportedModel(
             f"{source}: attention_types = {brief(types)} does not fit: expected pairs such as "
             f"[['global', 'local'], 6] that make {n_layers} layers, and attention_layers the same if it is there"

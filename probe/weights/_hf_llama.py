@@ -75,6 +75,8 @@ def _read_qwen3(values: dict[str, Any], source: str) -> GPTConfig:
 def _qwen_windows(values: dict[str, Any], source: str, model_type: str) -> Windows:
     window = values["sliding_window"] if values["use_sliding_window"] else None
     first = values["max_window_layers"]
+    if not isinstance(first, int):
+        raise UnsupportedModel(f"{source}: max_window_layers is {brief(first)}; expected a number of layers")
     return _windows(values, window, [i >= first for i in range(_n(values))], source, model_type, free=True)
 
 
@@ -107,7 +109,9 @@ def _windows(
     n_layers = len(slides)
     expected = ["sliding_attention" if one and window is not None else "full_attention" for one in slides]
     kinds = values.get("layer_types") or expected
-    known = free and window is not None and set(kinds) <= {"full_attention", "sliding_attention"}
+    if not isinstance(kinds, list):
+        raise UnsupportedModel(f"{source}: layer_types is {brief(kinds)}; expected a list")
+    known = free and window is not None and all(kind in ("full_attention", "sliding_attention") for kind in kinds)
     if len(kinds) != n_layers or not (known or kinds == expected):
         raise UnsupportedModel(
             f"{source}: layer_types = {brief(kinds)} does not fit {model_type} of {n_layers} layers "

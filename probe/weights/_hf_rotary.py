@@ -6,7 +6,7 @@ Source: `modeling_rope_utils.py` of transformers 5.
 from collections.abc import Mapping
 from typing import Any
 
-from probe.config import GPTConfig, RotaryScaling
+from probe.config import MOST, GPTConfig, RotaryScaling
 from probe.errors import UnsupportedModel
 
 DEFAULT_THETA = 10_000.0
@@ -52,7 +52,7 @@ def read_rotary(
         raise UnsupportedModel(f"{source}: rope_scaling is {rope!r}; expected a JSON object")
     theta = _number(rope, "rope_theta", source) or _number(values, theta_key, source) or DEFAULT_THETA
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    kind = _OLD_KINDS.get(kind, kind)
+    kind = _OLD_KINDS.get(kind, kind) if isinstance(kind, str) else repr(kind)
     turned = _turned(rope, d_head, share, source)
     _check_rope_keys(rope, kind, source)
     n_ctx = values["max_position_embeddings"]
@@ -64,6 +64,8 @@ def read_rotary(
     scaling = _read_scaling(kind, rope, values, n_ctx, turned // 2, source)
     if kind in ("dynamic", "yarn", "longrope"):
         assert scaling.original_n_ctx is not None, "checked by RotaryScaling"
+        if scaling.original_n_ctx * scaling.factor > MOST:
+            raise UnsupportedModel(f"{source}: rotary scaling by {scaling.factor:g}: no context is that long")
         n_ctx = max(n_ctx, int(scaling.original_n_ctx * scaling.factor))
     return {**found, "rotary_scaling": scaling, "n_ctx": n_ctx}
 

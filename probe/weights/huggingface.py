@@ -3,7 +3,6 @@
 Pickle files are never opened: reading one can run any code that it holds.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from torch import Tensor
 from probe.config import GPTConfig
 from probe.errors import BrokenFile, UnsupportedModel
 from probe.gpt import GPT
+from probe.json_files import read_object
 from probe.weights._hf_config import read_config
 from probe.weights._hf_family import Family
 from probe.weights._hf_tensors import fill_model
@@ -39,8 +39,10 @@ def load_folder(
     """
     folder = Path(folder)
     config, family = read_folder_config(folder)
-    model = empty_model(config, name or folder.resolve().name)
     with SafetensorsFiles(find_weights(folder)) as files:
+        if config.n_layers > len(files.shapes):  # found before so many layers are made
+            raise BrokenFile(f"{folder}: {config.n_layers:,} layers, but only {len(files.shapes):,} tensors")
+        model = empty_model(config, name or folder.resolve().name)
         fill_model(model, family, files, where=str(folder), dtype=dtype, device=torch.device(device))
     return model
 
@@ -73,7 +75,7 @@ def read_folder_config(folder: str | os.PathLike[str]) -> tuple[GPTConfig, Famil
         gguf = sorted(Path(folder).glob("*.gguf"))
         hint = f"; for the GGUF file in it, give its path: {gguf[0]}" if gguf else ""
         raise BrokenFile(f"{folder}: no {CONFIG} in it, so it is no Hugging Face folder{hint}")
-    return read_config(read_json(path), source=str(path))
+    return read_config(read_object(path), source=str(path))
 
 
 def read_module_config(module: Any) -> tuple[GPTConfig, Family]:
@@ -91,23 +93,6 @@ def empty_model(config: GPTConfig, name: str) -> GPT:
     """A model whose parameters have shapes but no memory yet."""
     with torch.device("meta"):
         return GPT(config, name=name)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        BrokenFile: it cannot be read, or holds something else.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BrokenFile(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise BrokenFile(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise BrokenFile(f"{path}: expected a JSON object, got {type(values).__name__}")
-    return values
 
 
 def find_weights(folder: Path) -> list[Path]:
@@ -134,7 +119,7 @@ def find_weights(folder: Path) -> list[Path]:
 
 
 def _files_of_index(index: Path) -> list[Path]:
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, Mapping) or not weight_map or not all(map(_is_file_name, weight_map.values())):
         raise BrokenFile(f"{index}: expected weight_map, an object from each tensor to the name of a file beside it")
     paths = [index.parent / name for name in sorted(set(weight_map.values()))]

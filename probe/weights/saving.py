@@ -6,14 +6,15 @@ A new folder appears whole or not at all. In a folder that holds a model already
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from probe.arguments import checked
 from probe.errors import NotSaved
 from probe.gpt import GPT
+from probe.store import make_beside
 from probe.weights._hf_config import write_config
 from probe.weights._hf_tensors import their_tensors
 
@@ -32,6 +33,7 @@ OF_THE_OLD_MODEL = (
 """Files of a replaced model that would be taken for parts of the new one."""
 
 
+@checked
 def save_model(model: GPT, folder: str | os.PathLike[str]) -> Path:
     """Write config.json, model.safetensors and the tokenizer, if there is one; returns the folder.
 
@@ -46,8 +48,9 @@ def save_model(model: GPT, folder: str | os.PathLike[str]) -> Path:
     values, family = write_config(model.config)
     values |= _facts_for_transformers(model)
     _check_place(folder)
-    part = _beside(folder)
+    part = make_beside(folder)
     try:
+        part.chmod(0o755)
         save_file(their_tensors(model, family), part / WEIGHTS, metadata={"format": "pt"})
         (part / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         if model.tokenizer is not None:
@@ -74,16 +77,6 @@ def _check_place(folder: Path) -> None:
         raise NotSaved(f"{folder} is a file; choose a folder that does not exist yet")
     if any(folder.iterdir()) and not (folder / CONFIG).is_file():
         raise NotSaved(f"{folder} holds other things than a model; choose another folder, nothing was written")
-
-
-def _beside(folder: Path) -> Path:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        part.chmod(0o755)
-    except OSError as error:
-        raise NotSaved(f"cannot write into {folder.parent}: {error.strerror}") from error
-    return part
 
 
 def _move(part: Path, folder: Path) -> None:

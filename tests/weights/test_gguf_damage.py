@@ -3,6 +3,7 @@
 import resource
 import struct
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 from gguf import GGMLQuantizationType as Type
 
 from probe.errors import BrokenFile, ProbeError
+from probe.weights._gguf_tokenizer import tokenizer_of
 from probe.weights.gguf import load_gguf
-from tests.gguf_files import BYTE_TOKENIZER, TOKENS, converted, huggingface
+from tests.gguf_files import BYTE_TOKENIZER, SPM_TOKENIZER, TOKENS, converted, huggingface
 
 
 def header(n_tensors: int = 0, n_entries: int = 0, *, magic: bytes = b"GGUF", version: int = 3) -> bytes:
@@ -116,3 +118,16 @@ def test_a_file_with_one_wrong_byte_loads_or_is_refused_in_bounded_memory(whole,
 @pytest.mark.slow
 def test_no_single_byte_of_the_header_can_do_harm(whole, tmp_path, as_users_run_it):
     flipped_bytes_never_crash(whole, tmp_path / "m.gguf", range(whole.index(b"output_norm.weight")))
+
+
+def test_a_token_of_a_million_letters_takes_no_time(tmp_path):
+    """A damaged length can make one of all that follows it; every way to cut it in two was tried, copying both."""
+    tokens = [*SPM_TOKENIZER["tokenizer.ggml.tokens"], "ab" * 500_000]
+    more = {"tokens": tokens, "scores": [0.0] * len(tokens), "token_type": [1] * len(tokens)}
+    metadata = SPM_TOKENIZER | {f"tokenizer.ggml.{name}": values for name, values in more.items()}
+    start = time.process_time()
+    tokenizer = tokenizer_of(tmp_path / "m.gguf", metadata | {
+        f"tokenizer.ggml.{name}": np.array(more[name]) for name in ("scores", "token_type")
+    })  # fmt: skip
+    assert tokenizer.encode("ab", add_special_tokens=False) == [tokens.index("▁ab")]
+    assert time.process_time() - start < 5
