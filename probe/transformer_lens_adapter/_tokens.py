@@ -118,7 +118,7 @@ class AdapterTokens:
         """
         check_choice("mode", mode, ("first", "last"))
         ids = self.ids_of(input, prepend_bos) if isinstance(input, str) else _one_row(input)
-        wanted = single_token.item() if isinstance(single_token, Tensor) else single_token
+        wanted = int(single_token) if isinstance(single_token, Tensor) else single_token
         wanted = token_id(self._model.config, self._model.tokenizer, wanted)
         found = [position for position, id in enumerate(ids) if id == wanted]
         if not found:

@@ -28,7 +28,7 @@ class Unembedding:
     """From the normalised stream to logits."""
 
     W_U: Float[Tensor, "d_model d_vocab"]
-    b_U: Float[Tensor, " d_vocab"]
+    b_U: Float[Tensor, " d_vocab"]  # noqa: N815
 
     def __call__(self, normalized: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
         """Raw logits of what `ln_final` gave."""
@@ -103,7 +103,9 @@ class AdapterWeights:
         return norm.to(self._model.device, self._model.dtype).requires_grad_(False).eval()
 
     def __getattr__(self, name: str) -> Tensor:
-        """A kind of weight of all layers: ``W_Q`` (layer, head, d_model, d_head), ...; also ``W_pos`` if it is learned."""
+        """A kind of weight of all layers: ``W_Q`` (layer, head, d_model, d_head), ...; ``W_pos`` if it is learned."""
+        if name.startswith("_"):  # what `copy` asks for before there is a model
+            raise AttributeError(name)
         config = self._model.config
         if name in (*ATTENTION, *mlp_weights(config)):
             return torch.stack([weight_of(self._model, name, layer) for layer in range(config.n_layers)])
@@ -115,7 +117,7 @@ class AdapterWeights:
         """Columns of `W_U`: of one token, as text or id, (d_model,); of a tensor of ids (..., d_model)."""
         if isinstance(tokens, Tensor) and tokens.numel() > 1:
             return self.W_U[:, tokens.to(self._model.device)].movedim(0, -1)
-        single = tokens.item() if isinstance(tokens, Tensor) else tokens
+        single = int(tokens) if isinstance(tokens, Tensor) else tokens
         return self.W_U[:, token_id(self._model.config, self._model.tokenizer, single)]
 
     def accumulated_bias(

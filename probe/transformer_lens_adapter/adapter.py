@@ -44,7 +44,7 @@ from probe.transformer_lens_adapter._hooks import (
 from probe.transformer_lens_adapter._tokens import AdapterTokens
 from probe.transformer_lens_adapter._weights import AdapterWeights
 
-ReturnType = Literal["logits", "loss", "both"] | None
+Returned = Literal["logits", "loss", "both"]
 ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu_quick": "quick_gelu"}
 """TransformerLens's words for them, where they differ."""
 
@@ -74,10 +74,10 @@ class Pass:
 def as_transformer_lens(model: GPT, *, document_start: bool = False) -> "TransformerLensAdapter":
     """A model as TransformerLens's tools want one: `patching`, `detect_head`, `logit_lens`, `attribution_patch`, ...
 
-    It has ``run_with_cache``, ``run_with_hooks``, ``hooks``, the methods for text, and weights of which the final
-    norm's gain is folded into ``W_U``. Values have this project's names (`probe.site_names`), which are TransformerLens's
-    classical ones; besides, by name only, ``attn.hook_result``, ``attn.hook_q_input`` and its like, ``hook_mlp_in``.
-    ``attn_scores`` are those before the mask.
+    It has ``run_with_cache``, ``run_with_hooks``, ``hooks``, the methods for text, and the weights, the final norm's
+    gain folded into ``W_U``. Values are those of `probe.site_names`, under TransformerLens's classical names; besides,
+    where they are named, ``attn.hook_result``, ``attn.hook_q_input``, ``attn.hook_k_input``, ``attn.hook_v_input`` and
+    ``hook_mlp_in``. ``attn_scores`` are those before the mask.
 
     Args:
         document_start: put the model's document separator first in every text, as in `probe.record`.
@@ -156,7 +156,7 @@ class TransformerLensAdapter(AdapterTokens, AdapterWeights):
     def __call__(
         self,
         input: Any,
-        return_type: ReturnType = "logits",
+        return_type: Returned | None = "logits",
         loss_per_token: bool = False,
         prepend_bos: bool | None = None,
         start_at_layer: int | None = None,
@@ -175,7 +175,7 @@ class TransformerLensAdapter(AdapterTokens, AdapterWeights):
         bwd_hooks: Iterable[Hook] = (),
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
-        return_type: ReturnType = "logits",
+        return_type: Returned | None = "logits",
         stop_at_layer: int | None = None,
         start_at_layer: int | None = None,
         remove_batch_dim: bool = False,
@@ -190,7 +190,7 @@ class TransformerLensAdapter(AdapterTokens, AdapterWeights):
         residual stream there. `clear_contexts` is always so: a hook's ``ctx`` lives as long as its pass.
 
         Returns:
-            Raw logits (batch, pos, d_vocab), the mean loss in nats or that of each token (batch, pos - 1), both, or None.
+            Raw logits (batch, pos, d_vocab); the mean loss in nats, or each token's (batch, pos - 1); both; or None.
 
         Raises:
             ProbeError: a hook's name or function of names that means nothing in this call, a hook that returns another
@@ -219,7 +219,7 @@ class TransformerLensAdapter(AdapterTokens, AdapterWeights):
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
         device: str | torch.device | None = None,
-        return_type: ReturnType = "logits",
+        return_type: Returned | None = "logits",
         loss_per_token: bool = False,
         prepend_bos: bool | None = None,
     ) -> tuple[Any, Any]:
@@ -237,7 +237,7 @@ class TransformerLensAdapter(AdapterTokens, AdapterWeights):
             ProbeError: as `run_with_hooks`; a name in `names_filter` that does not exist or is not run.
         """
         from transformer_lens import ActivationCache
-        from transformer_lens.utilities import Slice
+        from transformer_lens.utilities.slice import Slice
 
         _check_reset(reset_hooks_end)
         if remove_batch_dim:
@@ -325,13 +325,14 @@ class TransformerLensAdapter(AdapterTokens, AdapterWeights):
         backward: Sequence[Hook] = (),
         names: Iterable[str] = (),
         differentiable: Iterable[str] = (),
-        return_type: ReturnType = "logits",
+        return_type: Returned | None = "logits",
         loss_per_token: bool = False,
         prepend_bos: bool | None = None,
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
     ) -> Pass:
-        check_choice("return_type", return_type, [*get_args(get_args(ReturnType)[0]), None])
+        if return_type is not None:
+            check_choice("return_type", return_type, get_args(Returned))
         model, (start, stop) = self._model, self._span(start_at_layer, stop_at_layer)
         in_force = [entry for entry in _IN_FORCE.get() if entry.owner is self]
         forward = [*(hook for entry in in_force for hook in entry.forward), *forward]
@@ -433,7 +434,7 @@ def _stream_at(stop: int) -> str:
     return f"blocks.{stop - 1}.hook_resid_post" if stop else "blocks.0.hook_resid_pre"
 
 
-def _output(recording: Recording, batch: PromptBatch | None, return_type: ReturnType, loss_per_token: bool) -> Any:
+def _output(recording: Recording, batch: PromptBatch | None, return_type: Returned | None, loss_per_token: bool) -> Any:
     if return_type == "logits":
         return recording.logits
     if batch is None:
