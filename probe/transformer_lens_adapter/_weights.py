@@ -116,6 +116,8 @@ class AdapterWeights:
     def tokens_to_residual_directions(self, tokens: str | int | Tensor) -> Float[Tensor, "... d_model"]:
         """Columns of `W_U`: of one token, as text or id, (d_model,); of a tensor of ids (..., d_model)."""
         if isinstance(tokens, Tensor) and tokens.numel() > 1:
+            for id in (int(tokens.min()), int(tokens.max())):
+                token_id(self._model.config, self._model.tokenizer, id)
             return self.W_U[:, tokens.to(self._model.device)].movedim(0, -1)
         single = int(tokens) if isinstance(tokens, Tensor) else tokens
         return self.W_U[:, token_id(self._model.config, self._model.tokenizer, single)]
