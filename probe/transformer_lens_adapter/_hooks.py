@@ -36,8 +36,17 @@ class HookedSite:
         return int(self.name.split(".")[1])
 
 
-def names_run(config: GPTConfig, start: int | None, stop: int | None) -> tuple[str, ...]:
-    """Sites of a pass from layer `start` (None: from the tokens) to the one before `stop` (None: to the logits)."""
+@dataclass(frozen=True)
+class Reach:
+    """What one pass comes by."""
+
+    sites: tuple[str, ...]
+    derived: tuple[str, ...]
+    """What can be made from these."""
+
+
+def reach_of(config: GPTConfig, start: int | None = None, stop: int | None = None) -> Reach:
+    """The reach of a pass from layer `start` (None: from the tokens) to the one before `stop` (None: to the logits)."""
     before, after = ({site.suffix for site in sites} for sites in (BEFORE_BLOCKS, AFTER_BLOCKS))
 
     def is_run(name: str) -> bool:
@@ -46,11 +55,12 @@ def names_run(config: GPTConfig, start: int | None, stop: int | None) -> tuple[s
             return (name in before and start is None) or (name in after and stop is None)
         return layer >= (start or 0) and (stop is None or layer < stop)
 
-    return tuple(name for name in site_names(config) if is_run(name))
+    sites = {name: None for name in site_names(config) if is_run(name)}
+    return Reach(tuple(sites), tuple(name for name in derived_names(config) if _source(name) in sites))
 
 
-def names_meant(config: GPTConfig, which: NamesMeant, run: Sequence[str]) -> list[str]:
-    """Full names that a name or a function means, among the sites of one pass and what is derived from them.
+def names_meant(config: GPTConfig, which: NamesMeant, reach: Reach) -> list[str]:
+    """Full names that a name or a function means, among those within reach.
 
     A function is asked about sites only: derived values are large, and made where they are named.
 
@@ -58,17 +68,17 @@ def names_meant(config: GPTConfig, which: NamesMeant, run: Sequence[str]) -> lis
         UnknownName: a name that does not exist (the nearest is offered), or a function that is true of none.
         OutOfRange: a value of a layer that is not run.
     """
-    from_run = [name for name in derived_names(config) if _source(name) in run]
     if isinstance(which, str):
-        _check_name(config, which)
-        if which not in run and which not in from_run:
-            raise OutOfRange(f"hook {which!r} is not reached in this call: it runs {run[0]} to {run[-1]}")
+        if which not in reach.sites and which not in reach.derived:
+            _check_name(config, which)
+            first, last = reach.sites[0], reach.sites[-1]
+            raise OutOfRange(f"hook {which!r} is not reached in this call: it runs {first} to {last}")
         return [which]
     if not callable(which):
         raise UnknownName(f"hook {which!r}: expected a name, such as 'blocks.0.attn.hook_z', or a function of names")
-    found = [name for name in run if which(name)]
+    found = [name for name in reach.sites if which(name)]
     if not found:
-        large = [name for name in from_run if which(name)]
+        large = [name for name in reach.derived if which(name)]
         hint = f"; it is of {either(large[:2])}: such values are made only where named, one by one" if large else ""
         raise UnknownName(f"the function of names is true of no site that this call computes{hint}")
     return found
@@ -100,14 +110,14 @@ class HookedPass:
         model: GPT,
         forward: Iterable[Hook],
         backward: Iterable[Hook],
-        run: Sequence[str],
+        reach: Reach,
         *,
         differentiable: Iterable[str] = (),
     ):
         """`differentiable`: names of values whose gradient will be asked for, beside those of backward hooks."""
-        self._backward = _by_name(model.config, backward, run)
+        self._model, self._backward = model, _by_name(model.config, backward, reach)
         graph = {*self._backward, *differentiable}
-        hooks = {**dict.fromkeys(graph, ()), **_by_name(model.config, forward, run)}
+        hooks = {**dict.fromkeys(graph, ()), **_by_name(model.config, forward, reach)}
         self._sites = {name: HookedSite(name) for name in hooks}
         changes = {
             name: _change(self._sites[name], functions, begins_graph=name in graph) for name, functions in hooks.items()
@@ -127,19 +137,22 @@ class HookedPass:
         self.kept = [name for name in graph if name in changes]
         """Sites that `record` must keep."""
 
-    def value(self, model: GPT, recording: Recording, name: str) -> Tensor:
+    def value(self, recording: Recording, name: str) -> Tensor:
         """A value of the pass by full name: a site, or what is derived from one that was kept."""
         if name in self._routes:
             return self._routes[name].value
-        kind = derived(name)
-        return recording.values[name] if kind is None else kind[1].make(model, kind[0], recording.values[_source(name)])
+        found = derived(name)
+        if found is None:
+            return recording.values[name]
+        layer, kind = found
+        return kind.make(self._model, layer, recording.values[_source(name)])
 
-    def attach(self, model: GPT, recording: Recording) -> None:
+    def attach(self, recording: Recording) -> None:
         """Hang the backward hooks on the values of this pass; they run whenever its graph is walked."""
         for name, functions in self._backward.items():
-            value, site = self.value(model, recording, name), self._sites[name]
+            value = self.value(recording, name)
             for function in functions:
-                value.register_hook(lambda grad, function=function, site=site: function(grad, hook=site))
+                value.register_hook(_gradient_hook(self._sites[name], function))
 
 
 def kept_for(name: str) -> str:
@@ -180,12 +193,12 @@ class _Route:
         return f"blocks.{self._layer}.{suffix}"
 
 
-def _by_name(config: GPTConfig, hooks: Iterable[Hook], run: Sequence[str]) -> dict[str, list[Callable[..., Any]]]:
+def _by_name(config: GPTConfig, hooks: Iterable[Hook], reach: Reach) -> dict[str, list[Callable[..., Any]]]:
     found: dict[str, list[Callable[..., Any]]] = {}
     for hook in hooks:
         if not isinstance(hook, tuple) or len(hook) != 2 or not callable(hook[1]):
             raise BadIntervention(f"hook {hook!r}: expected (name, function), the function called as (value, hook=...)")
-        for name in names_meant(config, hook[0], run):
+        for name in names_meant(config, hook[0], reach):
             found.setdefault(name, []).append(hook[1])
     return found
 
@@ -198,5 +211,13 @@ def _change(site: HookedSite, functions: Sequence[Callable[..., Any]], *, begins
             new = function(value, hook=site)
             value = value if new is None else new
         return value
+
+    return change
+
+
+def _gradient_hook(site: HookedSite, function: Callable[..., Any]) -> Callable[[Tensor], Any]:
+    def change(grad: Tensor) -> Any:
+        new = function(grad, hook=site)
+        return new[0] if isinstance(new, tuple) and len(new) == 1 else new  # both are allowed in TransformerLens
 
     return change

@@ -456,7 +456,7 @@ def test_a_backward_hook_gets_the_gradient_and_may_return_another(both, tokens):
         def note(name):
             def hook(grad, hook):
                 seen[name] = grad.clone()
-                return 3 * grad if change and name == names[1] else None
+                return (3 * grad,) if change and name == names[1] else None  # a tuple, as torch's own hooks return
 
             return hook
 
