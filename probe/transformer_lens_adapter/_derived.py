@@ -34,7 +34,7 @@ class Derived:
     """The sites that are made from it, by suffix."""
     onward: Callable[[GPT, int, Tensor], Mapping[str, Tensor]]
     """(model, layer, value) -> what those hold."""
-    bypassed: tuple[str, ...]
+    bypassed: tuple[str, ...] = ()
     """Sites on the way between the two: a hook there would be passed by."""
 
 
@@ -63,15 +63,14 @@ def _stream_for(letter: str) -> Derived:
         offset = getattr(model.blocks[layer].attn, f"b_{letter}")
         return {f"attn.hook_{letter.lower()}": made if offset is None else made + offset.view(made.shape[-2:])}
 
-    head = "head" if letter == "Q" else "kv_head"
     return Derived(
-        f"attn.hook_{letter.lower()}_input",
-        ("batch", "pos", head, "d_model"),
-        "hook_resid_pre",
-        make,
-        (f"attn.hook_{letter.lower()}",),
-        onward,
-        ("ln1.hook_scale", "ln1.hook_normalized"),
+        suffix=f"attn.hook_{letter.lower()}_input",
+        dims=("batch", "pos", "head" if letter == "Q" else "kv_head", "d_model"),
+        source="hook_resid_pre",
+        make=make,
+        after=(f"attn.hook_{letter.lower()}",),
+        onward=onward,
+        bypassed=("ln1.hook_scale", "ln1.hook_normalized"),
     )
 
 
@@ -112,22 +111,21 @@ _KINDS = {
     for kind in (
         *(_stream_for(letter) for letter in "QKV"),
         Derived(
-            "attn.hook_result",
-            ("batch", "pos", "head", "d_model"),
-            "attn.hook_z",
-            _head_results,
-            ("hook_attn_out",),
-            _sum_of_heads,
-            (),
+            suffix="attn.hook_result",
+            dims=("batch", "pos", "head", "d_model"),
+            source="attn.hook_z",
+            make=_head_results,
+            after=("hook_attn_out",),
+            onward=_sum_of_heads,
         ),
         Derived(
-            "hook_mlp_in",
-            ("batch", "pos", "d_model"),
-            "hook_resid_mid",
-            lambda model, layer, resid: resid,
-            ("ln2.hook_scale", "ln2.hook_normalized"),
-            _normed_for_mlp,
-            ("ln2.hook_scale",),
+            suffix="hook_mlp_in",
+            dims=("batch", "pos", "d_model"),
+            source="hook_resid_mid",
+            make=lambda model, layer, resid: resid,
+            after=("ln2.hook_scale", "ln2.hook_normalized"),
+            onward=_normed_for_mlp,
+            bypassed=("ln2.hook_scale",),
         ),
     )
 }
