@@ -56,6 +56,7 @@ from probe.plan import RecordingPlan, plan_recording
 from probe.recording import Recording, record
 from probe.sites import site_dims, site_names, site_shape
 from probe.tasks import Task, load_task, task_names
+from probe.transformer_lens_adapter import as_transformer_lens, to_activation_cache
 from probe.weight_count import count_weights
 from probe.weights import load_model, save_model
 from probe.word_lists import WordPairs, load_pairs, load_words, pair_lists
@@ -95,6 +96,7 @@ __all__ = [
     "activation_patching",
     "add",
     "agreement",
+    "as_transformer_lens",
     "association_test",
     "attribution_patching",
     "attribution_sites",
@@ -157,6 +159,7 @@ __all__ = [
     "solve_analogy",
     "solve_task",
     "task_names",
+    "to_activation_cache",
     "token_rank",
     "value_weighted_pattern",
     "word_vectors",

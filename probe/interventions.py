@@ -157,23 +157,30 @@ class PlannedEdit:
         else:
             # Always a copy: other values may share this memory, and a function may write into what it gets.
             new = self.intervention.change(part.clone() if real is None else part.masked_fill(~real, torch.nan))
-        new = self._check(new, part)
+        new = check_change(f"{self.intervention}: at {self.name}", new, part, dims)
         # A copy here too: the operand may be written to later, and a function may return one buffer for every layer.
         new = new.clone() if real is None else torch.where(real, new, part)
         if contains_nan(new):
             raise BadIntervention(f"{self.intervention}: at {self.name} the new value holds NaN")
         return self.selection.put(dims, value, new)
 
-    def _check(self, new: object, part: Tensor) -> Tensor:
-        where = f"{self.intervention}: at {self.name} the function returned"
-        if not isinstance(new, Tensor):
-            raise BadIntervention(f"{where} {type(new).__name__}, expected a tensor of the new values")
-        if new.shape != part.shape:
-            dims = " ".join(site_dims(self.name))
-            raise BadIntervention(f"{where} shape {tuple(new.shape)}, expected {tuple(part.shape)} ({dims})")
-        if new.device != part.device:
-            raise BadIntervention(f"{where} a tensor on {new.device}, expected {part.device}")
-        return new.to(part.dtype)
+
+def check_change(where: str, new: object, part: Tensor, dims: tuple[str, ...]) -> Tensor:
+    """What a function made of `part`, in its dtype.
+
+    Raises:
+        BadIntervention: it is no tensor, or one of another shape or device; `where` begins the message.
+    """
+    if not isinstance(new, Tensor):
+        raise BadIntervention(
+            f"{where} the function returned {type(new).__name__}, expected a tensor of the new values"
+        )
+    if new.shape != part.shape:
+        shape, expected = tuple(new.shape), tuple(part.shape)
+        raise BadIntervention(f"{where} the function returned shape {shape}, expected {expected} ({' '.join(dims)})")
+    if new.device != part.device:
+        raise BadIntervention(f"{where} the function returned a tensor on {new.device}, expected {part.device}")
+    return new.to(part.dtype)
 
 
 class Edits:
