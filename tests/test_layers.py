@@ -15,9 +15,11 @@ PACKAGE = ROOT / "probe"
 
 LAYERS = (
     ("errors",),
-    ("geometry", "statistics", "config", "devices", "tokenizer_files", "word_lists"),
-    ("sites", "tokens", "store", "pieces", "catalogue", "rotary", "prompts", "named_weights", "weight_count"),
-    ("gpt", "selection", "results", "task_texts", "flop_count"),
+    ("geometry", "statistics", "config", "devices", "tokenizer_files"),
+    ("sites", "tokens", "tables", "store", "pieces", "catalogue", "rotary", "prompts", "named_weights"),
+    ("gpt", "selection", "shown"),
+    ("results", "word_lists", "weight_count"),
+    ("task_texts", "flop_count"),
     ("metrics", "interventions", "reduction", "provenance", "sampling", "weights"),
     ("request", "words"),
     ("tap", "plan"),
