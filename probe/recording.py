@@ -56,7 +56,7 @@ class Recording(Shown):
     """Which positions of each prompt were kept, counted from its front. None: all."""
     config: GPTConfig
     effects: tuple[Effect, ...]
-    """How often each intervention took effect."""
+    """How often each intervention took effect; ``pandas.DataFrame(rec.effects)`` is their table."""
     manifest: Mapping[str, Any]
     """Model, fingerprint, versions and arguments: what is needed to repeat the call."""
 
@@ -188,17 +188,16 @@ class Recording(Shown):
 
     def _dims(self, name: str) -> tuple[str, ...]:
         """Of a kept value; without those that a reduction took away. Empty: unknown, a function reduced it."""
-        dims = _dims(name)
-        how = {find: how for site, how in self.manifest["arguments"]["reduce"].items()
-               for find in find_sites(self.config, [site])}.get(name)  # fmt: skip
-        if how is None:
-            return dims
+        how = self.manifest["arguments"]["reduce"]
+        found = None if name == "logits" else how.get(name, how.get(describe_site(name).short))
+        if found is None:
+            return _dims(name)
         gone = {
             "mean": ("batch", "pos", "query_pos"),
             "sum": ("batch", "pos", "query_pos"),
-            "mean per position": "batch",
+            "mean per position": ("batch",),
         }
-        return tuple(dim for dim in dims if dim not in gone[how]) if how in gone else ()
+        return tuple(dim for dim in _dims(name) if dim not in gone[found]) if found in gone else ()
 
     def summary(self) -> Summary:
         """What was run, and what took effect."""

@@ -94,7 +94,7 @@ class Shown:
 
     def summary(self) -> Summary:
         """What it is in a line, and the few numbers that matter."""
-        raise NotImplementedError
+        return Summary((type(self).__doc__ or "").split("\n")[0])
 
     def first_rows(self, n: int) -> Table | None:
         """The first n rows of its table; None: it has none."""

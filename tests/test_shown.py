@@ -207,6 +207,24 @@ def test_what_was_interrupted_says_so():
         assert "Not complete" in repr(partial) and "Not complete" in partial._repr_html_(), name
 
 
+def test_a_result_of_ones_own_shows_the_first_line_of_its_description():
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Mine(Result):
+        """What I found.
+
+        More of it.
+        """
+
+        values: torch.Tensor
+
+        def to_dataframe(self):
+            return pandas.DataFrame({"value": self.values.tolist()})
+
+    found = Mine(torch.tensor([1.5, float("nan")]))
+    assert repr(found) == "Mine: What I found.\n  table: .to_dataframe()"
+    assert Parsed(found._repr_html_()).rows == [["value"], ["1.5"], ["–"]]
+
+
 def test_head_scores_that_were_interrupted_say_so_too():
     whole = one_of_each()["HeadScores"]
     partial = dataclasses.replace(whole, manifest={**whole.manifest, "complete": False})

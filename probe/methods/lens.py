@@ -121,10 +121,8 @@ class LensReadout(LongResult):
     @property
     def n_rows(self) -> int:
         """Of the table."""
-        listed = self.top_tokens.shape[-1] * int((self.positions != PADDING).sum()) + int(
-            (self.watched != PADDING).sum()
-        )
-        return len(self.places) * listed
+        kept, followed = (int((entries != PADDING).sum()) for entries in (self.positions, self.watched))
+        return len(self.places) * (self.top_tokens.shape[-1] * kept + followed)
 
     def summary(self) -> Summary:
         """What the first prompt ends in, and how far the lens can be believed."""
