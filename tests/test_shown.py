@@ -6,7 +6,6 @@ import pkgutil
 import re
 import subprocess
 import sys
-import time
 import typing
 from html.parser import HTMLParser
 from importlib import import_module
@@ -156,7 +155,7 @@ def test_the_code_that_is_shown_runs():
     assert {"lens_heatmap", "lens_lines"} < set(names)
 
 
-def test_two_thousand_tokens_are_shown_in_a_moment_without_their_table(monkeypatch):
+def test_two_thousand_tokens_are_shown_without_making_their_table(monkeypatch):
     torch.manual_seed(0)
     model = probe.GPT(dataclasses.replace(GPT2, n_ctx=2048), tokenizer=tiny_model().tokenizer)
     rec = probe.record(model, torch.randint(1, 27, (1, 2000)), sites=["resid_post", "blocks.2.attn.hook_pattern"])
@@ -164,10 +163,8 @@ def test_two_thousand_tokens_are_shown_in_a_moment_without_their_table(monkeypat
     lens, pattern = probe.logit_lens(model, rec, sites=["resid_post"]), read_pattern(rec, 2, 1)
     monkeypatch.setattr(LongResult, "to_dataframe", lambda self: pytest.fail("the whole table was made"))
     for one in (rec, lens, pattern, scores):
-        start = time.perf_counter()
         card = one._repr_html_()
         assert len(repr(one)) < 1500 and len(card) < 20_000
-        assert time.perf_counter() - start < 1.0  # measured: 0.05 s; the table of the pattern takes 2 s
         assert f"and {2000 - TOKENS:,} more tokens" in Parsed(card).text
     assert "the first 5 of 2,001,000 rows" in pattern._repr_html_()
 
