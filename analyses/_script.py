@@ -20,6 +20,7 @@ from probe.errors import BadPrompt
 from probe.figures.page import PageSection, html_page
 from probe.provenance import provenance
 from probe.results import Result
+from probe.shown import Summary
 from probe.store import check_free, save_files
 from probe.terminal import messages, output, show_section, show_words
 
@@ -34,6 +35,10 @@ class Answer(Result):
     sections: Sequence[PageSection]
     table: pandas.DataFrame
     manifest: Mapping[str, Any]
+
+    def summary(self) -> Summary:
+        """The question; the answer is in the sections."""
+        return Summary(self.question)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Every number, in long form."""

@@ -22,6 +22,7 @@ from probe.errors import BadPrompt, NumbersBroke, UnknownName, check_choice
 from probe.gpt import GPT
 from probe.prompts import read_prompts
 from probe.provenance import fingerprint, provenance
+from probe.shown import Shown, Summary
 from probe.sites import full_name, site_dims, split_name
 from probe.words import word_vectors
 
@@ -31,7 +32,7 @@ _AT_ONCE = 128
 
 
 @dataclass(frozen=True, eq=False)
-class WordsInContext:
+class WordsInContext(Shown):
     """Words as vectors: the mean over templates of a model's residual stream at one site."""
 
     model: GPT
@@ -41,6 +42,11 @@ class WordsInContext:
     read: Read
     """Which token is read: the word's last one, or the last of the whole template."""
     document_start: bool
+
+    def summary(self) -> Summary:
+        """The place, and the first template."""
+        return Summary(f"words at {self.site}", {"read": f"the {self.read}’s last token", "templates": self.templates},
+                       self.model.name)  # fmt: skip
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from probe.arguments import checked
 from probe.config import Activation, GPTConfig
+from probe.shown import Shown, Summary, count
 from probe.weight_count import WeightCount, count_weights
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class FlopKind:
 
 
 @dataclass(frozen=True)
-class PassCount:
+class PassCount(Shown):
     """What one pass computes."""
 
     n_tokens: int
@@ -53,6 +54,11 @@ class PassCount:
     def products(self) -> int:
         """Of the products of matrices, which is what `plan_recording` counts."""
         return sum(row.flops for row in self.rows if row.is_product)
+
+    def summary(self) -> Summary:
+        """The total, and how much of it is products of matrices."""
+        share = f"{self.products / self.flops:.2%}"
+        return Summary(f"{self.flops:,} FLOP for {count(self.n_tokens, 'token')}", {"products of matrices": share})
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per kind."""

@@ -29,6 +29,7 @@ from probe.request import read_request
 from probe.results import Result
 from probe.sampling import LISTED, Sampling, StepDistribution, describe_distribution
 from probe.selection import as_list, select
+from probe.shown import Shown, Summary, count
 from probe.sites import site_names
 from probe.tap import RecordingTap
 
@@ -39,7 +40,7 @@ End = Literal["end token", "max tokens", "context full"]
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class Step(Shown):
     """One token, and what the model said of it before it was chosen."""
 
     position: int
@@ -59,6 +60,15 @@ class Step:
     at temperature 0."""
     distribution: StepDistribution
     """All alternatives, at any temperature."""
+
+    def summary(self) -> Summary:
+        """What was chosen, and what else was likely."""
+        likeliest = f"{self.distribution.texts[0]!r} {float(self.distribution.probabilities()[0]):.3f}"
+        return Summary(
+            f"{self.text!r} at position {self.position}",
+            {"model's probability": self.model_probability, "rank": self.rank, "entropy (nats)": self.entropy,
+             "likeliest": likeliest},
+        )  # fmt: skip
 
     @property
     def surprise(self) -> float:
@@ -192,16 +202,9 @@ class Generation(Result):
 
         parts = []
         for number, step in enumerate(self._steps):
-            listed = step.distribution
-            columns = {
-                "step": number,
-                "rank": range(1, len(listed.texts) + 1),
-                "token": listed.texts,
-                "token_id": listed.tokens.tolist(),
-                "logit": listed.logits.tolist(),
-                "model_probability": listed.probabilities().tolist(),
-            }
-            parts.append(pandas.DataFrame(columns))
+            table = step.distribution.to_dataframe().rename(columns={"probability": "model_probability"})
+            table.insert(0, "step", number)
+            parts.append(table)
         return pandas.concat(parts) if parts else pandas.DataFrame()
 
     def files(self) -> dict[str, str]:
@@ -209,9 +212,14 @@ class Generation(Result):
         table = self.alternatives().to_csv(index=False, lineterminator="\n")
         return {**super().files(), "alternatives.csv": table}
 
-    def __repr__(self) -> str:
+    def summary(self) -> Summary:
+        """How far it is, and the text."""
         state = f"ended: {self.ended}" if self.ended else "not complete: iterate, or .run()"
-        return f"Generation of {self._model.name}: {len(self._steps)} tokens after {len(self.prompt)}, {state}"
+        return Summary(
+            f"{count(len(self._steps), 'token')} after {len(self.prompt):,}, {state}",
+            {"text": self.text, "temperature": self._settings.sampling.temperature, "seed": self._settings.seed},
+            self._model.name, [self.str_tokens],
+        )  # fmt: skip
 
     def _make_step(self) -> bool:
         """Append one step, unless it is complete."""

@@ -12,6 +12,7 @@ from probe.gpt import GPT
 from probe.prompts import Prompts
 from probe.request import Request, read_request
 from probe.selection import Selection
+from probe.shown import Shown, Summary
 from probe.sites import describe_site, site_dims, site_shape, split_name
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RecordingPlan:
+class RecordingPlan(Shown):
     """The size and the expected time of one recording."""
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -36,6 +37,10 @@ class RecordingPlan:
     def bytes(self) -> int:
         """Bytes kept in all."""
         return sum(self.sizes.values())
+
+    def summary(self) -> Summary:
+        """As `print` says it."""
+        return Summary(str(self))
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per value: name, layer, dims, shape, megabytes."""

@@ -21,20 +21,24 @@ from probe.prompts import Prompts, str_tokens
 from probe.provenance import provenance
 from probe.reduction import Reduction
 from probe.request import Request, read_request
-from probe.selection import Indices, Selection
-from probe.sites import IN_BLOCK, describe_site, find_sites, full_name, site_dims, split_name
+from probe.selection import Indices, Selection, check_heads
+from probe.shown import Shown, Summary, Table, count, describe_prompts, spans
+from probe.sites import IN_BLOCK, describe_site, find_sites, full_name, site_dims, site_names, split_name
 from probe.store import load_result, save_result
+from probe.tables import Prompted, check_rows, prompted_table
 from probe.tap import RecordingTap
 
 if TYPE_CHECKING:
     import pandas
 
+SHOWN_EFFECTS = 5
+"""Interventions that a recording shows."""
 PADDING = -1
 """What stands in `Recording.tokens` after the end of a shorter prompt."""
 
 
 @dataclass(frozen=True, eq=False)
-class Recording:
+class Recording(Shown):
     """Values kept from one pass: ``rec["pattern", 3]`` or ``rec["blocks.3.attn.hook_pattern"]``, ``rec.stack("z")``.
 
     Prompts of different lengths stand in one batch; entries after the end of a shorter one are NaN;
@@ -53,7 +57,7 @@ class Recording:
     """Which positions of each prompt were kept, counted from its front. None: all."""
     config: GPTConfig
     effects: tuple[Effect, ...]
-    """How often each intervention took effect."""
+    """How often each intervention took effect; ``pandas.DataFrame(rec.effects)`` is their table."""
     manifest: Mapping[str, Any]
     """Model, fingerprint, versions and arguments: what is needed to repeat the call."""
 
@@ -135,27 +139,100 @@ class Recording:
             manifest={**self.manifest, "prompt": row},
         )
 
-    def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per kept value: name, layer, dims, shape, dtype and megabytes."""
-        rows = []
-        for name, value in self.values.items():
-            dims = ("batch", "pos", "d_vocab") if name == "logits" else site_dims(name)
-            layer = None if name == "logits" else split_name(name)[0]
-            size = value.numel() * value.element_size() / 1e6
-            rows.append((name, layer, " ".join(dims), tuple(value.shape), str(value.dtype)[6:], size))
+    def to_dataframe(self, site: str | tuple[str, int] | None = None) -> "pandas.DataFrame":
+        """What is kept: one row per value, with its name, layer, dims, shape, dtype and megabytes.
+
+        With a site, its numbers: ``to_dataframe("pattern")`` of every kept layer, ``to_dataframe(("pattern", 3))`` of
+        one, ``to_dataframe("logits")``. One row per number; a column per dim holds the position in the prompt, the
+        head's own number, and so on, and `token` what stands at that position. Padding has no rows.
+
+        Raises:
+            SiteNotRecorded, UnknownName, OutOfRange: as ``recording[site]``.
+            OutOfRange: more than 5,000,000 rows.
+            UnknownName: a value that a function reduced, whose dims are not known.
+        """
         import pandas  # half a second that only tables need
 
+        if site is not None:
+            return pandas.concat([self._numbers(name) for name in self._names_of(site)], ignore_index=True)
+        rows = [
+            (name, _layer(name), " ".join(self._dims(name)), tuple(value.shape), _dtype(value), _size(value) / 1e6)
+            for name, value in self.values.items()
+        ]
         return pandas.DataFrame(rows, columns=["name", "layer", "dims", "shape", "dtype", "megabytes"])
 
-    def __repr__(self) -> str:
-        sites = dict.fromkeys(describe_site(name).short for name in self.names)
-        size = sum(value.numel() * value.element_size() for value in self.values.values()) / 1e6
-        lengths = sorted({int(length) for length in self.lengths})
-        tokens = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
-        return (
-            f"Recording of {self.manifest['model']}: {len(self.lengths)} prompt(s) of {tokens} tokens, "
-            f"{len(self.names)} values ({', '.join(sites) or 'logits only'}), {size:.1f} MB"
-        )
+    def _names_of(self, site: str | tuple[str, int]) -> list[str]:
+        """Full names of the kept values that a site means, if they fit one table."""
+        if site == "logits" or isinstance(site, tuple):
+            self[site]
+            names = [site if isinstance(site, str) else full_name(self.config, *site)]
+        else:
+            named = find_sites(self.config, [site])
+            names = [name for name in named if name in self.values]
+            if not names:
+                raise SiteNotRecorded(self._how_to_record(named[0]))
+        n_rows = sum(self.values[name].numel() for name in names)
+        check_rows(f"{site!r}", n_rows, "name one layer, ('z', 3), record fewer positions or heads, or read the tensor")
+        return names
+
+    def _numbers(self, name: str) -> "pandas.DataFrame":
+        """One value in long form."""
+        dims, value = self._dims(name), self.values[name]
+        if not dims:
+            raise UnknownName(
+                f"{name!r} was reduced by a function, so its dims are not known: read recording[{name!r}]"
+            )
+        heads = self.manifest["arguments"]["heads"] if {"head", "kv_head"} & {*dims} else None
+        chosen = check_heads(self.config, name, heads)
+        about = Prompted(self.lengths, self.positions, self.str_tokens, chosen, _layer(name))
+        return prompted_table(value, dims, about)
+
+    def _dims(self, name: str) -> tuple[str, ...]:
+        """Of a kept value; without those that a reduction took away. Empty: unknown, a function reduced it."""
+        how = self.manifest["arguments"]["reduce"]
+        found = None if name == "logits" else how.get(name, how.get(describe_site(name).short))
+        if found is None:
+            return _dims(name)
+        gone = {
+            "mean": ("batch", "pos", "query_pos"),
+            "sum": ("batch", "pos", "query_pos"),
+            "mean per position": ("batch",),
+        }
+        return tuple(dim for dim in _dims(name) if dim not in gone[found]) if found in gone else ()
+
+    def summary(self) -> Summary:
+        """What was run, and what took effect."""
+        prompts = self.str_tokens or [range(length) for length in self.lengths.tolist()]
+        facts = {
+            effect.intervention: f"changed {count(effect.entries, 'vector')} at {', '.join(effect.sites)}"
+            for effect in self.effects[:SHOWN_EFFECTS]
+        }
+        if len(self.effects) > SHOWN_EFFECTS:
+            facts["and"] = f"{len(self.effects) - SHOWN_EFFECTS:,} more interventions"
+        sites = list(dict.fromkeys(describe_site(name).short for name in self.names))
+        some = ", ".join(sites[:8]) + (", …" if len(sites) > 8 else "")
+        kept = "every site" if self.names == site_names(self.config) else some or "logits only"
+        megabytes = sum(map(_size, self.values.values())) / 1e6
+        return Summary(
+            f"{describe_prompts(prompts)}, {count(len(self.names), 'value')} ({kept}), {megabytes:,.1f} MB",
+            facts, self.manifest["model"], self.str_tokens or (),
+            () if self.tokens is not None else ("The pass began with a residual stream: it has no tokens.",),
+        )  # fmt: skip
+
+    def first_rows(self, n: int) -> Table:
+        """One row per site: in which layers it is kept, and how large it is."""
+        kinds: dict[str, list[str]] = {}
+        for name in self.values:
+            kinds.setdefault(name if name == "logits" else describe_site(name).short, []).append(name)
+        rows = [
+            (
+                short, spans(layer for name in names if (layer := _layer(name)) is not None),
+                " ".join(self._dims(names[0])), " × ".join(map(str, self.values[names[0]].shape)),
+                _dtype(self.values[names[0]]), sum(_size(self.values[name]) for name in names) / 1e6,
+            )
+            for short, names in kinds.items()
+        ]  # fmt: skip
+        return Table(("site", "layers", "dims", "shape of each", "dtype", "megabytes"), rows, len(rows), "site")
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that `Recording.load` reads back, without the model.
@@ -199,8 +276,7 @@ class Recording:
         )
 
     def _of_prompt(self, name: str, value: Tensor, length: int) -> Tensor:
-        dims = ("batch", "pos", "d_vocab") if name == "logits" else site_dims(name)
-        for place, dim in enumerate(dims):
+        for place, dim in enumerate(_dims(name)):
             if dim == "key_pos" or (dim in ("pos", "query_pos") and self.positions is None):
                 value = value.narrow(place, 0, length)
         return value
@@ -212,6 +288,23 @@ class Recording:
         layer = split_name(name)[0]
         how = f"sites=[{describe_site(name).short!r}]" + (f", layers=[{layer}]" if layer is not None else "")
         return f"{name!r} was not kept (kept: {', '.join(kept) or 'nothing'}); record it with {how}"
+
+
+def _dims(name: str) -> tuple[str, ...]:
+    return ("batch", "pos", "d_vocab") if name == "logits" else site_dims(name)
+
+
+def _layer(name: str) -> int | None:
+    return None if name == "logits" else split_name(name)[0]
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _size(value: Tensor) -> int:
+    """Bytes."""
+    return value.numel() * value.element_size()
 
 
 def record(

@@ -1,10 +1,12 @@
-"""What every result of a method offers besides its own fields: a table, and a folder that keeps it."""
+"""What every result of a method offers besides its own fields: a table, a folder that keeps it, a look at it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probe.shown import Shown, Table, beginning
 from probe.store import MANIFEST, manifest_text, save_files
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 TABLE = "table.csv"
 
 
-class Result:
+class Result(Shown):
     """The base of frozen dataclasses that hold what a method found."""
 
     manifest: Mapping[str, Any]
@@ -37,3 +39,28 @@ class Result:
             NotSaved: the folder holds something already, or cannot be written.
         """
         return save_files(folder, self.files())
+
+
+class LongResult(Result):
+    """The base of those whose table can have millions of rows: a look at it makes only the first."""
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows of the table, one by one."""
+        raise NotImplementedError
+
+    @property
+    def n_rows(self) -> int:
+        """How many they are."""
+        raise NotImplementedError
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row for each of `rows()`, which says what it holds."""
+        import pandas  # half a second that only tables need
+
+        return pandas.DataFrame(list(self.rows()))
+
+    def first_rows(self, n: int) -> Table:
+        """The first n rows of the table, made without the others."""
+        import pandas
+
+        return beginning(pandas.DataFrame(list(islice(self.rows(), n))), n, self.n_rows)

@@ -7,13 +7,17 @@ Source: Fan et al. (2018) for top k; Holtzman et al. (2020) for top p (nucleus).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import OutOfRange, as_integer
+from probe.shown import Shown, Summary, count
+
+if TYPE_CHECKING:
+    import pandas
 
 LARGEST_TEMPERATURE = 5.0
 LISTED = 64
@@ -77,7 +81,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, eq=False)
-class StepDistribution:
+class StepDistribution(Shown):
     """A whole distribution over the vocabulary in about a kilobyte: its top, and a histogram of the logits below."""
 
     tokens: Int[Tensor, " listed"]
@@ -89,6 +93,29 @@ class StepDistribution:
     """How many of the other tokens have a logit in each bin, the highest bin first. Empty: every token is listed."""
     tail_range: tuple[float, float]
     """Lowest and highest logit of these others."""
+
+    def summary(self) -> Summary:
+        """The likeliest few."""
+        listed = zip(self.texts[:4], self.probabilities()[:4].tolist(), strict=True)
+        return Summary(
+            f"{count(len(self.texts), 'token')} listed, {int(self.tail_counts.sum()):,} others counted",
+            {"at temperature 1": ", ".join(f"{text!r} {p:.3f}" for text, p in listed), "all others": self.rest()},
+        )
+
+    def to_dataframe(self, temperature: float = 1.0) -> "pandas.DataFrame":
+        """One row per listed token: rank, raw logit, probability at this temperature.
+
+        Raises:
+            OutOfRange: as `probabilities`.
+        """
+        import pandas  # half a second that only tables need
+
+        return pandas.DataFrame(
+            {
+                "rank": range(1, len(self.texts) + 1), "token": self.texts, "token_id": self.tokens.tolist(),
+                "logit": self.logits.tolist(), "probability": self.probabilities(temperature).tolist(),
+            }
+        )  # fmt: skip
 
     def probabilities(
         self, temperature: float = 1.0, *, top_k: int | None = None, top_p: float | None = None

@@ -8,7 +8,7 @@ al., "Assessing the ability of LSTMs to learn syntax-sensitive dependencies" (20
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
@@ -18,7 +18,11 @@ from probe.gpt import GPT
 from probe.metrics import Metric, logit_difference
 from probe.prompts import Prompts, read_prompts, str_tokens, token_id
 from probe.provenance import provenance
+from probe.shown import Shown, Summary, count
 from probe.task_texts import TaskTexts, cross, read_texts
+
+if TYPE_CHECKING:
+    import pandas
 
 TaskName = Literal["indirect object", "agreement", "gender", "induction", "capital"]
 Ids = tuple[int, ...]
@@ -38,7 +42,7 @@ _NOTE = (
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class Task(Shown):
     """Prompts with a right and a wrong next token, each with a corrupted partner of equal length.
 
     Raises:
@@ -88,6 +92,27 @@ class Task:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def summary(self) -> Summary:
+        """What is asked."""
+        kinds = {kind for kind in self.kinds if kind}
+        facts = {"first prompt": self.texts[0], "corrupted": self.corrupted_texts[0]} if self.texts else {}
+        return Summary(
+            f"{self.name}, {count(len(self), 'prompt')}" + (f" of {len(kinds)} kinds" if len(kinds) > 1 else ""),
+            {"question": self.question, **facts}, self.manifest.get("model"),
+        )  # fmt: skip
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per prompt: texts, kind, groups, tokens, and the ids of target and the token it is compared with."""
+        import pandas  # half a second that only tables need
+
+        return pandas.DataFrame(
+            {
+                "prompt": range(len(self)), "text": self.texts, "corrupted": self.corrupted_texts, "kind": self.kinds,
+                **{kind: list(numbers) for kind, numbers in self.groups.items() if kind != "prompt"},
+                "n_tokens": [len(ids) for ids in self.prompts], "target_id": self.targets, "against_id": self.against,
+            }
+        )  # fmt: skip
 
     @property
     def metric(self) -> Metric:

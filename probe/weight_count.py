@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from probe.arguments import checked
 from probe.config import GPTConfig
+from probe.shown import Shown, Summary
 
 if TYPE_CHECKING:
     import pandas
@@ -42,7 +43,7 @@ class WeightKind:
 
 
 @dataclass(frozen=True)
-class WeightCount:
+class WeightCount(Shown):
     """How many weights a GPT has, kind by kind, in the order of the pass."""
 
     rows: tuple[WeightKind, ...]
@@ -74,6 +75,13 @@ class WeightCount:
         """Of all matrices, for one token; with as many additions, twice as many FLOPs. Those between queries, keys and
         values grow with the text and are not among them."""
         return sum(row.multiplications for row in self.rows)
+
+    def summary(self) -> Summary:
+        """The totals."""
+        return Summary(
+            f"{self.weights:,} weights in {self.matrices:,} matrices",
+            {"with biases, norms and positions": self.parameters, "multiplications for a token": self.multiplications},
+        )
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per kind, then the extras, which have no matrices and no running total."""

@@ -6,16 +6,20 @@ Each says how it was chosen, and is split into pairs to fit on and pairs to keep
 import json
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from probe.arguments import checked
 from probe.errors import unknown_name
+from probe.shown import Shown, Summary, count
+
+if TYPE_CHECKING:
+    import pandas
 
 _FOLDER = files("probe") / "data"
 
 
 @dataclass(frozen=True)
-class WordPairs:
+class WordPairs(Shown):
     """Pairs of words that differ in one thing."""
 
     name: str
@@ -35,6 +39,20 @@ class WordPairs:
     def all(self) -> tuple[tuple[str, str], ...]:
         """Both halves."""
         return self.fit + self.held_out
+
+    def summary(self) -> Summary:
+        """How many, and the first."""
+        first = ", ".join(f"{a} - {b}" for a, b in self.fit[:3])
+        n = f"{count(len(self.fit), 'pair')} to fit on, {len(self.held_out)} held out"
+        return Summary(f"{self.positive} - {self.negative}, {n}", {"first": first, "templates": len(self.templates)},
+                       self.name)  # fmt: skip
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per pair: both words, and whether it is held out."""
+        import pandas  # half a second that only tables need
+
+        rows = [(*pair, half) for half, pairs in ((False, self.fit), (True, self.held_out)) for pair in pairs]
+        return pandas.DataFrame(rows, columns=["positive", "negative", "held_out"])
 
     def lower(self) -> "WordPairs":
         """In lower case, as GloVe has its words."""

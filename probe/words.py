@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,11 @@ from probe.errors import (
 )
 from probe.gpt import GPT
 from probe.provenance import fingerprint, provenance
+from probe.shown import Shown, Summary, Table, beginning
+from probe.tables import check_rows, long_table
+
+if TYPE_CHECKING:
+    import pandas
 
 WeightName = Literal["embed", "unembed"]
 OnMissing = Literal["error", "drop"]
@@ -42,7 +47,7 @@ _SEARCHED = 100_000
 
 
 @dataclass(frozen=True, eq=False)
-class WordVectors:
+class WordVectors(Shown):
     """Words and their vectors, in the order of their source: static vectors and tokenizers put frequent ones first."""
 
     name: str
@@ -78,6 +83,26 @@ class WordVectors:
             raise BadShape(
                 f"{self.name}: the vector of {word!r} holds NaN or infinity ({int(broken.sum())} such words)"
             )
+
+    def summary(self) -> Summary:
+        """How many, and the first words."""
+        return Summary(f"{len(self.words):,} words of {self.d:,} numbers", {"first": self.words[:6]}, self.name)
+
+    def first_rows(self, n: int) -> Table:
+        """Of the first word."""
+        return beginning(self.to_dataframe(self.words[:1]), n, len(self.words) * self.d)
+
+    def to_dataframe(self, words: Sequence[str] | None = None) -> "pandas.DataFrame":
+        """Long form: one row per word and dimension, of these words or (None) of all.
+
+        Raises:
+            UnknownName: a word without a vector.
+            OutOfRange: more than 5,000,000 rows.
+        """
+        chosen = self.words if words is None else tuple(words)
+        check_rows(f"{len(chosen):,} words", len(chosen) * self.d, "name some words, or read `vectors`")
+        vectors = self.vectors if words is None else self.vectors_of(chosen)
+        return long_table(vectors, ("word", "dimension"), {"word": chosen})
 
     @property
     def d(self) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from probe.plan import RecordingPlan
+from probe.shown import spans
 from probe.sites import describe_site, site_dims, split_name
 
 LOGITS = "raw score of every token in the vocabulary"
@@ -43,14 +44,3 @@ def _kind(plan: RecordingPlan, short: str, names: Sequence[str]) -> Kind:
         count=len(names),
         bytes=sum(plan.sizes[name] for name in names),
     )
-
-
-def spans(numbers: Sequence[int]) -> str:
-    """[0, 1, 2, 5] -> '0-2,5'."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -12,6 +12,7 @@ from probe.arguments import checked, one_or_several, several
 from probe.errors import BadShape, DifferentModel, OutOfRange, UnknownName, check_choice
 from probe.geometry import chance_cosine, cosine, principal_direction, unit
 from probe.results import Result
+from probe.shown import Summary, count, source_of
 
 if TYPE_CHECKING:
     import pandas
@@ -177,6 +178,17 @@ class Direction(Result):
             chance * vectors.norm(dim=-1) * self.difference.norm(), chance, {**self.manifest, "words": list(every)},
         )  # fmt: skip
 
+    def summary(self) -> Summary:
+        """How it was fitted, and how far apart it puts the two groups."""
+        along = (self.pairs.positive - self.pairs.negative) @ self.vector
+        return Summary(
+            f"{self.name} from {count(len(self.pairs), 'pair')} ({self.estimator})",
+            {"gap": self.gap, "pairs that point its way": f"{int((along > 0).sum())} of {len(along)} (in sample)",
+             "pairs left out": len(self.pairs.dropped)},
+            self.source.name,
+            notes=() if len(self.pairs) > 1 else ("One pair only: evaluate_direction says what it is worth.",),
+        )  # fmt: skip
+
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per pair: both words and where they stand along the direction."""
         import pandas
@@ -204,6 +216,15 @@ class Projections(Result):
     chance_cosine: float
     """Likewise of any word's cosine with them."""
     manifest: Mapping[str, Any]
+
+    def summary(self) -> Summary:
+        """The two ends."""
+        order = self.along.argsort(descending=True).tolist()
+        low, high = (f"{self.words[at]} {float(self.along[at]):+.3g}" for at in (order[-1], order[0]))
+        return Summary(
+            f"{count(len(self.words), 'word')} along {self.direction}", {"lowest": low, "highest": high},
+            source_of(self.manifest),
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per word."""

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,10 @@ from probe.metrics import Measure
 from probe.pieces import Pieces
 from probe.plan import flops_per_second
 from probe.prompts import PromptBatch
+from probe.shown import Shown, Summary
+
+if TYPE_CHECKING:
+    import pandas
 
 MEMORY = 1_000_000_000
 """Bytes, where nothing else is said."""
@@ -28,7 +32,7 @@ _PROMPTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class SweepPlan:
+class SweepPlan(Shown):
     """What a sweep will run, before anything does."""
 
     rows: int
@@ -40,6 +44,17 @@ class SweepPlan:
     flops: int
     seconds: float
     """Expected, from the speed of one of the model's own products just now; good to a factor of about two."""
+
+    def summary(self) -> Summary:
+        """As `print` says it."""
+        return Summary(str(self))
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row: passes, batches, megabytes, TFLOP, seconds."""
+        import pandas  # half a second that only tables need
+
+        numbers = {"edited_passes": self.rows, "batches": self.batches, "megabytes": self.bytes / 1e6}
+        return pandas.DataFrame([{**numbers, "tflop": self.flops / 1e12, "seconds": self.seconds}])
 
     def __str__(self) -> str:
         return (

@@ -29,6 +29,7 @@ from probe.metrics import AnyMetric
 from probe.prompts import Prompts
 from probe.results import Result
 from probe.selection import Indices
+from probe.shown import Summary, count
 from probe.statistics import GridEvidence, Groups, grid_evidence
 from probe.tasks import Task
 
@@ -116,6 +117,18 @@ class AblationSweep(Result):
         total, direct = self.effects.mean(1), self.direct.mean(1)
         repaired = ((direct - total) / direct).clamp(min=0.0)
         return repaired.masked_fill(direct.abs() < max(self.smallest_effect, 1e-12), torch.nan)
+
+    def summary(self) -> Summary:
+        """The units that matter most."""
+        return Summary(
+            f"{len(self.units):,} {self.kind} taken out one at a time, {count(len(self.clean), 'prompt')}: change of "
+            f"{self.metric} ({self.unit})",
+            {
+                "clean": float(self.clean.mean()), "instead": self.replaced_by,
+                "largest": ", ".join(f"{name} {effect:+.3g}" for name, effect in self.top(4)),
+            },
+            self.manifest["model"],
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per unit: means, and with several prompts their evidence."""

@@ -18,6 +18,7 @@ from probe.arguments import checked
 from probe.errors import BadShape, OutOfRange
 from probe.methods._units import Unit
 from probe.results import Result
+from probe.shown import Summary
 
 if TYPE_CHECKING:
     import pandas
@@ -73,6 +74,17 @@ class Agreement(Result):
             f"{linear} above {self.smallest_effect:.3g} {self.unit}; rank correlation over all {len(self.units)}, "
             f"most of which do little: {ranks}."
         )
+
+    def summary(self) -> Summary:
+        """Three numbers; `verdict()` says them in a sentence."""
+        return Summary(
+            f"{len(self.units)} units, by {self.metric}: {self.names[0]} against {self.names[1]}",
+            {
+                f"shared among the {self.k} largest": len(self.shared),
+                "correlation of those above the smallest effect": self.pearson,
+                "rank correlation of all": self.spearman,
+            },
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per unit."""

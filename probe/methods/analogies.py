@@ -20,6 +20,7 @@ from torch import Tensor
 from probe.arguments import brief, checked, one_or_several, several
 from probe.errors import BadShape, BrokenFile, OutOfRange, ProbeError, UnknownName, WrongType, check_choice
 from probe.results import Result
+from probe.shown import Summary, count, source_of
 from probe.words import WordVectors
 
 if TYPE_CHECKING:
@@ -45,6 +46,13 @@ class Neighbours(Result):
     """Cosine, or raw dot product."""
     measure: Measure
     manifest: Mapping[str, Any]
+
+    def summary(self) -> Summary:
+        """The first few of each query."""
+        nearest = {query: ", ".join(words[:5]) for query, words in zip(self.queries[:4], self.words, strict=False)}
+        return Summary(
+            f"{count(len(self.queries), 'query', 'queries')} by {self.measure}", nearest, source_of(self.manifest)
+        )
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per query and neighbour."""
@@ -101,6 +109,14 @@ class Analogy(Result):
     """Of the expected word, 1 for the first; None if no word was expected."""
     n_candidates: int
     manifest: Mapping[str, Any]
+
+    def summary(self) -> Summary:
+        """The first answers."""
+        expected = {} if self.expected is None else {f"rank of {self.expected}": self.rank}
+        return Summary(
+            f"{self.question} ({self.method}; its own words {'kept' if self.keep_inputs else 'dropped'})",
+            {"answers": ", ".join(self.words[:5]), **expected}, source_of(self.manifest),
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per candidate."""
@@ -179,6 +195,13 @@ class AnalogyScores(Result):
     def accuracy(self) -> float:
         """Of those answered; NaN if none was."""
         return sum(self.correct) / len(self.correct) if self.correct else float("nan")
+
+    def summary(self) -> Summary:
+        """How many are right."""
+        return Summary(
+            f"{count(len(self.questions), 'question')} answered, {len(self.skipped):,} skipped",
+            {"right": f"{sum(self.correct):,}", "accuracy": self.accuracy}, source_of(self.manifest),
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per question; skipped ones have no answer."""

@@ -20,6 +20,7 @@ from probe.errors import BadShape, OutOfRange, UnknownName
 from probe.geometry import unit, without
 from probe.methods._direction import Direction, Source, check_same_space, read_pairs
 from probe.results import Result
+from probe.shown import Summary
 from probe.statistics import p_value
 from probe.words import WordVectors, from_arrays
 
@@ -48,6 +49,13 @@ class Association(Result):
     """Whether every way was tried."""
     smallest_p: float
     manifest: Mapping[str, Any]
+
+    def summary(self) -> Summary:
+        """The test."""
+        return Summary(
+            f"{self.n_first} and {len(self.words) - self.n_first} words",
+            {"effect size": self.effect_size, "p": self.p, "smallest possible": self.smallest_p}, self.source,
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per target word."""

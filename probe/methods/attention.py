@@ -4,7 +4,7 @@ What a head does over many texts is scored in `heads.py`; what it would do by it
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from probe.errors import BadPrompt, SiteNotRecorded, check_count, check_index
 from probe.gpt import GPT
 from probe.methods._inputs import check_not_reduced, check_same_model, manifest_of, texts_of
 from probe.recording import Recording
-from probe.results import Result
+from probe.results import LongResult, Result
+from probe.shown import Summary, count, describe_prompts
 
 if TYPE_CHECKING:
     import pandas
@@ -43,6 +44,20 @@ class HeadFocus(Result):
     """The attention weight on position 0, 0 to 1."""
     manifest: Mapping[str, Any]
     """Where the numbers come from."""
+
+    def summary(self) -> Summary:
+        """The heads that look at one token most."""
+        told = []
+        for layer, head in self.most_telling(4, one_per_token=True):
+            position = int(self.looks_at[self.layers.index(layer), self.heads.index(head), 0])
+            told.append(f"{layer}.{head} at {self.str_tokens[0][position]!r}")
+        return Summary(
+            f"where {count(len(self.layers) * len(self.heads), 'head')} look from the last token of "
+            f"{describe_prompts(self.str_tokens)}",
+            {"most telling (prompt 0)": ", ".join(told),
+             "mean weight on the first token": float(self.share_on_first.mean())},
+            self.manifest["model"], self.str_tokens,
+        )  # fmt: skip
 
     def most_telling(self, n: int, *, prompt: int = 0, one_per_token: bool = False) -> list[tuple[int, int]]:
         """The (layer, head) pairs of the n largest weights, the largest first.
@@ -84,7 +99,7 @@ class HeadFocus(Result):
 
 
 @dataclass(frozen=True, eq=False)
-class HeadPattern(Result):
+class HeadPattern(LongResult):
     """The attention of one head on one prompt."""
 
     layer: int
@@ -98,16 +113,36 @@ class HeadPattern(Result):
     value_weighted: bool = False
     """Whether each weight was multiplied by the length of what the head would write for that token."""
 
-    def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per pair of a token and a token that it can see."""
-        import pandas  # half a second that only tables need
+    @property
+    def n_rows(self) -> int:
+        """Of the table."""
+        return len(self.str_tokens) * (len(self.str_tokens) + 1) // 2
 
-        rows = [
-            (query, self.str_tokens[query], key, self.str_tokens[key], float(self.pattern[query, key]))
-            for query in range(len(self.str_tokens))
-            for key in range(query + 1)
-        ]
-        return pandas.DataFrame(rows, columns=["query_pos", "query_token", "key_pos", "key_token", "weight"])
+    def summary(self) -> Summary:
+        """The largest weight on a token that is neither the first nor the looking one."""
+        others = self.pattern.tril(-1)[:, 1:]
+        facts = {}
+        if others.numel():
+            query, key = divmod(int(others.argmax()), others.shape[1])
+            facts["largest on another token"] = (
+                f"{float(others[query, key]):.3g}, {self.str_tokens[query]!r} ({query}) at "
+                f"{self.str_tokens[key + 1]!r} ({key + 1})"
+            )
+            facts["mean on the first token"] = float(self.pattern[1:, 0].mean())
+        kind = "attention times length of value" if self.value_weighted else "attention"
+        return Summary(
+            f"{kind} of head {self.layer}.{self.head} on {count(len(self.str_tokens), 'token')}", facts,
+            self.manifest["model"], [self.str_tokens],
+        )  # fmt: skip
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row per pair of a token and a token that it can see."""
+        for query, weights in enumerate(self.pattern):
+            for key, weight in enumerate(weights[: query + 1].tolist()):
+                yield {
+                    "query_pos": query, "query_token": self.str_tokens[query], "key_pos": key,
+                    "key_token": self.str_tokens[key], "weight": weight,
+                }  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +163,15 @@ class HeadLook(Result):
     """The text of each token that can be seen, the looking one last."""
     manifest: Mapping[str, Any]
     """Where the numbers come from."""
+
+    def summary(self) -> Summary:
+        """What it looks at most."""
+        order = self.weights.argsort(descending=True, stable=True)[:3].tolist()
+        return Summary(
+            f"head {self.layer}.{self.head} at {self.str_tokens[-1]!r} ({self.query_pos})",
+            {"weights": ", ".join(f"{self.str_tokens[at]!r} ({at}) {float(self.weights[at]):.2f}" for at in order)},
+            self.manifest["model"], [self.str_tokens],
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per token that can be seen."""
@@ -166,6 +210,14 @@ class HeadPair(Result):
     """The texts of the one that looks and the one looked at."""
     manifest: Mapping[str, Any]
 
+    def summary(self) -> Summary:
+        """Score and weight."""
+        query, key = self.str_tokens
+        return Summary(
+            f"head {self.layer}.{self.head}, {query!r} ({self.query_pos}) looking at {key!r} ({self.key_pos})",
+            {"score": self.score, "masked": self.masked, "weight": self.weight}, self.manifest["model"],
+        )  # fmt: skip
+
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per dimension of the head."""
         import pandas  # half a second that only tables need
@@ -183,6 +235,13 @@ class SimilarHeads(Result):
     cosine: Float[Tensor, "layer head"]
     """Of the weights on all tokens but position 0, every row made to sum to 1; -1 to 1, and here 0 to 1."""
     manifest: Mapping[str, Any]
+
+    def summary(self) -> Summary:
+        """The most similar."""
+        best = ", ".join(f"{layer}.{head} {cosine:.2f}" for layer, head, cosine in self.top(4))
+        return Summary(
+            f"patterns like that of head {self.layer}.{self.head}", {"nearest": best}, self.manifest["model"]
+        )
 
     @checked
     def top(self, n: int = 5) -> list[tuple[int, int, float]]:

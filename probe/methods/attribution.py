@@ -7,7 +7,7 @@ as theirs. Source: Elhage et al., "A mathematical framework for transformer circ
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -27,11 +27,9 @@ from probe.methods._inputs import (
     token_texts,
 )
 from probe.recording import Recording
-from probe.results import Result
+from probe.results import LongResult
+from probe.shown import Summary, describe_prompts
 from probe.sites import find_sites, post_scales
-
-if TYPE_CHECKING:
-    import pandas
 
 TOLERANCE = 1e-4
 """How far the parts may be from the logit, beside the rounding of the model's own sums."""
@@ -50,7 +48,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class LogitAttribution(Result):
+class LogitAttribution(LongResult):
     """A logit, or a difference of two, of each prompt as a sum of parts. Everything is in logits."""
 
     parts: tuple[Part, ...]
@@ -108,13 +106,34 @@ class LogitAttribution(Result):
         order = values.abs().argsort(descending=True, stable=True)[:n].tolist()
         return [(self.parts[index].name, float(values[index])) for index in order]
 
-    def to_dataframe(self) -> "pandas.DataFrame":
-        """Long form: one row per prompt and part, and per neuron listed (kind "neuron": part of its MLP)."""
-        import pandas  # half a second that only tables need
+    @property
+    def n_rows(self) -> int:
+        """Of the table."""
+        return self.contributions.numel() + self.neurons.numel()
 
-        return pandas.DataFrame(list(self._rows()))
+    def summary(self) -> Summary:
+        """The logit and its largest parts."""
+        token = self._named(self.tokens)
+        against = "" if self.against is None else f" minus that of {self._named(self.against)}"
+        several = len(self.tokens) > 1
+        return Summary(
+            f"the logit of {token}{against} as a sum of {len(self.parts):,} parts, in "
+            f"{describe_prompts(self.str_tokens)}",
+            {
+                "mean logit" if several else "logit": float(self.logit.mean()),
+                "largest parts" + (" (means)" if several else ""):
+                    ", ".join(f"{name} {value:+.3g}" for name, value in self.top(4)),
+                "sum of parts off by": float(self.error.abs().max()),
+            },
+            self.manifest["model"], self.str_tokens,
+        )  # fmt: skip
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
+    def _named(self, tokens: Int[Tensor, " batch"]) -> str:
+        ids = dict.fromkeys(tokens.tolist())
+        return repr(self.texts[next(iter(ids))]) + (" and others" if len(ids) > 1 else "")
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row per prompt and part, and per neuron listed (kind "neuron": part of its MLP)."""
         for prompt in range(len(self.tokens)):
             token = self.texts[int(self.tokens[prompt])]
             against = None if self.against is None else self.texts[int(self.against[prompt])]

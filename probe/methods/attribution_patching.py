@@ -38,6 +38,7 @@ from probe.provenance import provenance
 from probe.recording import record
 from probe.results import Result
 from probe.selection import Indices, select
+from probe.shown import Summary, count
 from probe.sites import full_name, site_dims
 from probe.statistics import Groups
 from probe.tasks import Task
@@ -99,6 +100,18 @@ class AttributionPatching(Result):
             f"({signs} with the right sign), {self.correlation('sampled'):.2f} over {m} random others; the largest "
             f"error is {float((estimated - exact).abs().max()):.3f} {self.unit}."
         )
+
+    def summary(self) -> Summary:
+        """How far the estimates can be trusted; `verdict()` says it in a sentence."""
+        return Summary(
+            f"{count(len(self.cells), 'patch', 'patches')} estimated by gradients, {len(self.verified)} checked: "
+            f"{self.metric} ({self.unit})",
+            {
+                "correlation with exact patches, the largest": self.correlation("largest"),
+                "random others": self.correlation("sampled"),
+            },
+            self.manifest["model"],
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per place; exact is empty where it was not checked."""

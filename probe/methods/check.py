@@ -17,6 +17,7 @@ from probe.errors import NumbersBroke, UnsupportedModel
 from probe.gpt import GPT
 from probe.provenance import provenance
 from probe.recording import record
+from probe.shown import Shown, Summary
 from probe.sites import post_scales
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class CheckedIdentity:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(Shown):
     """What `check_model` measured."""
 
     model: str
@@ -65,6 +66,12 @@ class CheckReport:
     def passed(self) -> bool:
         """Whether every identity holds."""
         return all(row.passed for row in self.rows)
+
+    def summary(self) -> Summary:
+        """How many hold."""
+        failed = [row.identity for row in self.rows if not row.passed]
+        facts = {"do not hold": "; ".join(failed)} if failed else {}
+        return Summary(f"{len(self.rows) - len(failed)} of {len(self.rows)} identities hold", facts, self.model)
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per identity."""

@@ -37,6 +37,7 @@ from probe.methods._units import Head, all_heads, heads_of, random_sets, read_he
 from probe.metrics import AnyMetric
 from probe.prompts import Prompts
 from probe.results import Result
+from probe.shown import Summary, count
 from probe.statistics import Estimate, Groups, grid_evidence, p_value
 from probe.tasks import Task
 
@@ -97,6 +98,16 @@ class CircuitScore(Result):
     def p_completeness(self) -> float:
         """How often a random circuit is as complete."""
         return p_value(self.completeness.value, self.random_completeness)
+
+    def summary(self) -> Summary:
+        """How much the circuit does alone, and how much goes with it; `print` says more."""
+        return Summary(
+            f"{len(self.circuit)} of {self.n_heads} heads, {count(len(self.full), 'prompt')}: {self.metric} "
+            f"({self.unit})",
+            {"faithfulness": self.faithfulness, "p": self.p_faithfulness, "completeness": self.completeness,
+             "p of that": self.p_completeness},
+            self.manifest["model"],
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per circuit: the one asked about, then the random ones."""

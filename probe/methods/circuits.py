@@ -22,6 +22,7 @@ from probe.provenance import provenance
 from probe.recording import Recording
 from probe.results import Result
 from probe.rotary import rotary_turn, rotate
+from probe.shown import Shown, Summary, count
 from probe.sites import post_scales
 
 if TYPE_CHECKING:
@@ -31,11 +32,16 @@ Into = Literal["q", "k", "v"]
 
 
 @dataclass(frozen=True, eq=False)
-class FactoredMatrix:
+class FactoredMatrix(Shown):
     """left @ right, a matrix of low rank that need not be multiplied out."""
 
     left: Float[Tensor, "n rank"]
     right: Float[Tensor, "rank m"]
+
+    def summary(self) -> Summary:
+        """Its shape and its size."""
+        shape = (self.left.shape[0], self.right.shape[1])
+        return Summary(f"{shape[0]:,} x {shape[1]:,}, of rank {self.left.shape[1]:,}", {"norm": self.norm})
 
     @property
     def product(self) -> Float[Tensor, "n m"]:
@@ -80,6 +86,14 @@ class TokenEffects(Result):
     """What was written: for which token, or after which."""
     manifest: Mapping[str, Any]
 
+    def summary(self) -> Summary:
+        """The first of each."""
+        up, down = ([self.texts[token] for token in ids[:4].tolist()] for ids in (self.promoted, self.suppressed))
+        return Summary(
+            f"what head {self.layer}.{self.head} writes {self.about}",
+            {"promotes": ", ".join(map(repr, up)), "suppresses": ", ".join(map(repr, down))}, self.manifest["model"],
+        )  # fmt: skip
+
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per token listed."""
         import pandas  # half a second that only tables need
@@ -102,6 +116,13 @@ class CopyingScores(Result):
     """-1 to 1: 1 copies, 0 neither, -1 suppresses what it reads."""
     manifest: Mapping[str, Any]
 
+    def summary(self) -> Summary:
+        """The heads that copy most."""
+        order = self.values.flatten().argsort(descending=True, stable=True)[:4].tolist()
+        places = [divmod(place, self.values.shape[1]) for place in order]
+        best = ", ".join(f"{layer}.{head} {float(self.values[layer, head]):.2f}" for layer, head in places)
+        return Summary(count(self.values.numel(), "head"), {"highest": best}, self.manifest["model"])
+
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per layer and head."""
         import pandas  # half a second that only tables need
@@ -122,6 +143,15 @@ class CompositionScores(Result):
     """Of matrices whose directions have nothing to do with each other: 1 / sqrt(d_model), in the mean of squares."""
     manifest: Mapping[str, Any]
 
+    def summary(self) -> Summary:
+        """The pairs of heads that fit best."""
+        best = ", ".join(f"{a[0]}.{a[1]} to {b[0]}.{b[1]} {score:.2f}" for a, b, score in self.top(3))
+        n = int((~self.values.isnan()).sum())
+        return Summary(
+            f"what heads write into the {self.into} of later ones, {count(n, 'pair')}",
+            {"highest": best, "chance": self.chance}, self.manifest["model"],
+        )  # fmt: skip
+
     @checked
     def top(self, n: int = 10) -> list[tuple[tuple[int, int], tuple[int, int], float]]:
         """((layer, head) that writes, (layer, head) that reads, score) of the n largest."""
@@ -138,7 +168,8 @@ class CompositionScores(Result):
         """One row per pair of a writing and a later reading head."""
         import pandas  # half a second that only tables need
 
-        rows = [(*place, float(self.values[tuple(place)])) for place in (~self.values.isnan()).nonzero().tolist()]
+        places = (~self.values.isnan()).nonzero()
+        rows = zip(*places.T.tolist(), self.values[tuple(places.T)].tolist(), strict=True)
         columns = ["layer", "head", "read_layer", "read_head", "score"]
         return pandas.DataFrame(rows, columns=columns).assign(into=self.into, chance=self.chance)
 

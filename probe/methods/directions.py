@@ -45,6 +45,7 @@ from probe.methods._evidence import (
     varies,
 )
 from probe.results import Result
+from probe.shown import Summary, count
 from probe.statistics import (
     SIGNIFICANT,
     Estimate,
@@ -238,6 +239,15 @@ class Evaluation(Result):
         if self.dropped:
             lines.append(f"Left out for missing words: {', '.join(self.dropped)}.")
         return lines
+
+    def summary(self) -> Summary:
+        """The verdict and what it rests on; `report()` says all of it in sentences."""
+        return Summary(
+            f"{self.direction} on {count(len(self.words), 'pair')} ({self.how})",
+            {"verdict": self.verdict, "AUROC": self.auroc, "pairs the right way round": self.accuracy, "p": self.p,
+             "better than random directions": self.special},
+            self.source,
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per pair scored."""

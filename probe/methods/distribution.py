@@ -15,6 +15,7 @@ from probe.norms import at_least_float32
 from probe.prompts import token_id
 from probe.recording import Recording
 from probe.results import Result
+from probe.shown import Summary, count
 
 if TYPE_CHECKING:
     import pandas
@@ -43,6 +44,16 @@ class NextTokens(Result):
     def rest(self) -> float:
         """The probability of all tokens that are not listed."""
         return max(0.0, 1.0 - float(self.probabilities.sum()))
+
+    def summary(self) -> Summary:
+        """The first few, and how sure the model is."""
+        listed = zip(self.texts, self.probabilities.tolist(), strict=True)
+        return Summary(
+            f"{count(len(self.texts), 'token')} of {self.d_vocab:,}",
+            {"probabilities": ", ".join(f"{text!r} {p:.3f}" for (text, p), _ in zip(listed, range(4), strict=False)),
+             "all others": self.rest, "entropy (nats)": self.entropy},
+            self.manifest["model"],
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per token: rank, token, id, probability, raw logit."""

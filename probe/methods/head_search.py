@@ -27,6 +27,7 @@ from probe.methods._units import Head, Unit, all_heads, heads_of, random_sets, r
 from probe.metrics import AnyMetric
 from probe.prompts import Prompts
 from probe.results import Result
+from probe.shown import Summary, count
 from probe.statistics import Groups, grid_evidence, p_value
 from probe.tasks import Task
 
@@ -83,6 +84,19 @@ class HeadSearch(Result):
     def heads(self) -> tuple[Head, ...]:
         """The last set."""
         return self.steps[-1].heads if self.steps else ()
+
+    def summary(self) -> Summary:
+        """The last set; `print` shows every step."""
+        last = self.steps[-1] if self.steps else None
+        found = {} if last is None else {
+            "last set": " + ".join(f"{layer}.{head}" for layer, head in last.heads),
+            "effect": f"{last.effect:+.3g} ({last.low:+.3g} to {last.high:+.3g})", "p": last.p,
+        }  # fmt: skip
+        return Summary(
+            f"{count(len(self.steps), 'step')}, {len(self.candidates)} candidates: change of {self.metric} "
+            f"({self.unit})",
+            {**found, "end": self.stopped}, self.manifest["model"],
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per step."""

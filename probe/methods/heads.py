@@ -9,7 +9,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,12 +25,10 @@ from probe.pieces import Pieces
 from probe.prompts import Prompts, read_prompts
 from probe.provenance import fingerprint, provenance
 from probe.recording import Recording, record
-from probe.results import Result
+from probe.results import LongResult
+from probe.shown import Summary, count
 from probe.sites import full_name
 from probe.tasks import repeated_random_tokens
-
-if TYPE_CHECKING:
-    import pandas
 
 Score = Literal["previous token", "duplicate token", "induction", "first token", "entropy", "distance"]
 SCORES: tuple[Score, ...] = get_args(Score)
@@ -40,7 +38,7 @@ LENGTH = 48
 
 
 @dataclass(frozen=True, eq=False)
-class HeadScores(Result):
+class HeadScores(LongResult):
     """Six scores of every head, on the user's texts, on repeated random tokens, or on both.
 
     Each is a mean over the query positions for which it is defined; NaN where there was none.
@@ -97,13 +95,27 @@ class HeadScores(Result):
         """
         return float(self.chance[self._index(score, source)])
 
-    def to_dataframe(self) -> "pandas.DataFrame":
-        """Long form: one row per source, score, layer and head."""
-        import pandas  # half a second that only tables need
+    @property
+    def n_rows(self) -> int:
+        """Of the table."""
+        return self.values.numel()
 
-        return pandas.DataFrame(list(self._rows()))
+    def summary(self) -> Summary:
+        """The two heads that score highest in each score of attention, beside chance."""
+        weights = ("previous token", "duplicate token", "induction", "first token")
+        best = {
+            score: ", ".join(f"{layer}.{head} {value:.2f}" for layer, head, value in self.top(score, 2))
+            + f" (chance {self.chance_of(score):.2g})"
+            for score in weights
+        }
+        n = ", ".join(
+            f"{count(int(n), 'prompt')} ({kind})" for kind, n in zip(self.sources, self.n_prompts, strict=True)
+        )
+        heads = self.values.shape[2] * self.values.shape[3]
+        return Summary(f"{len(SCORES)} scores of {heads} heads, on {n}", best, self.manifest["model"])
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row per source, score, layer and head."""
         _, _, n_layers, n_heads = self.values.shape
         for source, kind in enumerate(self.sources):
             for score, name in enumerate(SCORES):

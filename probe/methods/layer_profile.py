@@ -22,6 +22,7 @@ from probe.methods._direction import ESTIMATORS, Estimator, OnMissing, Pairs, ch
 from probe.methods._evidence import Split, accuracy_estimate, auroc_estimate, folds, score
 from probe.provenance import provenance
 from probe.results import Result
+from probe.shown import Summary, count
 from probe.statistics import Estimate, bootstrap, cohens_d, p_value, sign_flips
 from probe.word_lists import WordPairs
 from probe.words import word_vectors
@@ -71,6 +72,16 @@ class LayerProfile(Result):
     def cosines(self) -> Float[Tensor, "place place"]:
         """Between the directions of every two places."""
         return self.directions @ self.directions.T
+
+    def summary(self) -> Summary:
+        """Where it is told apart best."""
+        best = max(self.places, key=lambda place: place.effect_size.value)
+        return Summary(
+            f"{self.direction} at {count(len(self.places), 'place')}, {count(len(self.pairs), 'pair')}",
+            {"largest effect size at": best.name, "Cohen's d": best.effect_size, "AUROC": best.auroc,
+             "p (best of all places)": best.p_adjusted},
+            self.model,
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per place."""

@@ -6,7 +6,7 @@ Source: nostalgebraist, "interpreting GPT: the logit lens" (2020).
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,15 +30,13 @@ from probe.methods._stream import (
     uniform_divergence,
 )
 from probe.recording import PADDING, Recording
-from probe.results import Result
+from probe.results import LongResult
+from probe.shown import Summary, count, describe_prompts
 from probe.sites import split_name
-
-if TYPE_CHECKING:
-    import pandas
 
 
 @dataclass(frozen=True, eq=False)
-class LensReadout(Result):
+class LensReadout(LongResult):
     """What each place in the residual stream would predict, at every position kept. Padding: NaN; -1 for ids and ranks.
 
     Rank 1 is the most likely token. Log-probabilities, entropies and divergences are in nats.
@@ -100,16 +98,11 @@ class LensReadout(Result):
         column = check_index("column", column, n_kept, owner="this readout")
         return [token for token in self.watched[prompt, column].tolist() if token != PADDING]
 
-    def to_dataframe(self) -> "pandas.DataFrame":
-        """Long form: one row per place, prompt, position and token.
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row per place, prompt, position and token.
 
         `kind` is "top" or "watched" (a token that is both has two rows); ranks count from 1; numbers are in nats.
         """
-        import pandas  # half a second that only tables need
-
-        return pandas.DataFrame(list(self._rows()))
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
         worse = self.worse_than_uniform
         for prompt, column in (self.positions != PADDING).nonzero().tolist():
             position = int(self.positions[prompt, column])
@@ -129,6 +122,33 @@ class LensReadout(Result):
                     which = {"kind": kind, "token": self.texts[token], "token_id": token}
                     yield {**shared, **which, "rank": rank, "log_prob_nats": log_prob}
 
+    @property
+    def n_rows(self) -> int:
+        """Of the table."""
+        kept, followed = (int((entries != PADDING).sum()) for entries in (self.positions, self.watched))
+        return len(self.places) * (self.top_tokens.shape[-1] * kept + followed)
+
+    def summary(self) -> Summary:
+        """What the first prompt ends in, and how far the lens can be believed."""
+        at = self.entry()
+        likeliest = self.texts[int(self.final_tokens[at])]
+        first = (self.final_ranks[:, *at] == 1).nonzero()[:, 0].tolist()
+        worse, real = self.worse_than_uniform, self.positions != PADDING
+        return Summary(
+            f"{'tuned' if self.tuned else 'raw'} lens at {count(len(self.places), 'place')} in "
+            f"{describe_prompts(self.str_tokens)}",
+            {
+                "the end of prompt 0 is continued by": repr(likeliest),
+                "its rank, first to last place": " → ".join(
+                    f"{int(self.final_ranks[place, *at]):,}" for place in _some(self.places)
+                ),
+                "first there": self.places[first[0]] if first else None,
+                "worse than uniform at": f"{int(worse[:, real].sum()):,} of {worse[:, real].numel():,}",
+            },
+            self.manifest["model"],
+            self.str_tokens,
+        )
+
     def _tokens_at(self, at: tuple[int, int, int]) -> Iterator[tuple[str, int, int, float]]:
         best = zip(self.top_tokens[at].tolist(), self.top_log_probs[at].tolist(), strict=True)
         for rank, (token, log_prob) in enumerate(best, start=1):
@@ -140,7 +160,7 @@ class LensReadout(Result):
 
 
 @dataclass(frozen=True, eq=False)
-class LensDifference(Result):
+class LensDifference(LongResult):
     """Two runs of the same prompts under one lens: what the second says otherwise, place by place."""
 
     before: LensReadout
@@ -160,20 +180,54 @@ class LensDifference(Result):
     manifest: Mapping[str, Any]
     """The second run's, with the first run's under "before"."""
 
-    def to_dataframe(self) -> "pandas.DataFrame":
-        """Long form: one row per place, prompt, position and followed token, before and after side by side."""
-        keys = ["place", "layer", "prompt", "position", "after_token", "token", "token_id"]
-        numbers = ["rank", "log_prob_nats", "entropy_nats", "kl_final_lens_nats"]
-        tables = [
-            table.loc[table.kind == "watched", [*keys, *numbers]]
-            for table in (self.before.to_dataframe(), self.after.to_dataframe())
-        ]
-        table = tables[0].merge(tables[1], on=keys, suffixes=("_before", "_after"), validate="one_to_one")
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row per place, prompt, position and followed token, before and after side by side."""
         columns = {(p, int(at)): c for p, row in enumerate(self.after.positions.tolist()) for c, at in enumerate(row)}
         place = {name: index for index, name in enumerate(self.after.places)}
-        where = zip(table["place"], table["prompt"], table["position"], strict=True)
-        table["kl_before_after_nats"] = [float(self.divergence[place[n], p, columns[p, at]]) for n, p, at in where]
-        return table
+        for old, new in zip(self.before.rows(), self.after.rows(), strict=True):
+            if new["kind"] == "watched":
+                assert all(old[name] == new[name] for name in _KEYS), "both follow the same tokens in the same order"
+                column = columns[new["prompt"], new["position"]]
+                yield {
+                    **{name: new[name] for name in _KEYS},
+                    **{f"{name}_before": old[name] for name in _NUMBERS},
+                    **{f"{name}_after": new[name] for name in _NUMBERS},
+                    "kl_before_after_nats": float(self.divergence[place[new["place"]], new["prompt"], column]),
+                }
+
+    @property
+    def n_rows(self) -> int:
+        """Of the table."""
+        return len(self.after.places) * int((self.after.watched != PADDING).sum())
+
+    def summary(self) -> Summary:
+        """What changed at the end of the first prompt."""
+        prompt, column = self.after.entry()
+        at = (-1, prompt, column)
+        raised, lowered = (
+            f"{self.texts[int(tokens[at][0])]!r} {float(by[at][0]):+.3f}"
+            for tokens, by in ((self.raised_tokens, self.raised_by), (self.lowered_tokens, self.lowered_by))
+        )
+        return Summary(
+            f"two runs, read at {count(len(self.after.places), 'place')} in {describe_prompts(self.after.str_tokens)}",
+            {
+                "KL(before || after) at the end of prompt 0": f"{float(self.divergence[at]):.3g} nats",
+                "probability gained": raised,
+                "lost": lowered,
+            },
+            self.manifest["model"],
+            self.after.str_tokens,
+        )
+
+
+_KEYS = ("place", "layer", "prompt", "position", "after_token", "token", "token_id")
+_NUMBERS = ("rank", "log_prob_nats", "entropy_nats", "kl_final_lens_nats")
+
+
+def _some(places: Sequence[str]) -> list[int]:
+    """Indices of about five, first and last among them."""
+    last = len(places) - 1
+    return sorted({round(last * share / 4) for share in range(5)})
 
 
 @checked

@@ -40,6 +40,7 @@ from probe.prompts import Prompts
 from probe.provenance import provenance
 from probe.results import Result
 from probe.selection import Indices, select
+from probe.shown import Summary, count
 from probe.statistics import GridEvidence, Groups, grid_evidence
 from probe.tasks import Task
 
@@ -118,6 +119,19 @@ class PatchingMap(Result):
         order = self.effects.mean(1).abs().argsort(descending=True, stable=True)[:n].tolist()
         return [(self.cells[place], float(self.recovered[place])) for place in order]
 
+    def summary(self) -> Summary:
+        """The places that matter most."""
+        what = "clean values into corrupted runs" if self.direction == "denoise" else "corrupted values into clean runs"
+        return Summary(
+            f"{what} at {count(len(self.cells), 'place')}, {count(len(self.clean), 'pair')} of prompts: {self.metric} "
+            f"({self.unit})",
+            {
+                "clean": float(self.clean.mean()), "corrupted": float(self.corrupted.mean()),
+                "largest (share recovered)": ", ".join(f"{_name(cell)} {share:.2f}" for cell, share in self.top(4)),
+            },
+            self.manifest["model"],
+        )  # fmt: skip
+
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per place; with several pairs of prompts the evidence beside it."""
         import pandas  # half a second that only tables need
@@ -131,6 +145,12 @@ class PatchingMap(Result):
                 values = getattr(found, name)
                 table[f"share_{name}" if name in ("low", "high") else name] = values.tolist()
         return table
+
+
+def _name(cell: Cell) -> str:
+    """'z 9.6', 'resid_pre 4 at 7'."""
+    head = "" if cell.head is None else f".{cell.head}"
+    return f"{cell.site} {cell.layer}{head}" + ("" if cell.position is None else f" at {cell.position}")
 
 
 @checked

@@ -31,6 +31,7 @@ from probe.metrics import AnyMetric
 from probe.prompts import Prompts
 from probe.provenance import provenance
 from probe.results import Result
+from probe.shown import Summary, count
 from probe.statistics import GridEvidence, Groups, grid_evidence
 from probe.tap_protocol import Resid
 from probe.tasks import Task
@@ -88,6 +89,18 @@ class PathPatching(Result):
         means = self.effects.mean(1)
         order = means.abs().argsort(descending=True, stable=True)[:n].tolist()
         return [(self.senders[place], float(means[place])) for place in order]
+
+    def summary(self) -> Summary:
+        """The senders that matter most."""
+        return Summary(
+            f"what {count(len(self.senders), 'head')} tell {self.receiver}, {count(len(self.clean), 'pair')} of "
+            f"prompts: {self.metric} ({self.unit})",
+            {
+                "clean": float(self.clean.mean()), "corrupted": float(self.corrupted.mean()),
+                "largest": ", ".join(f"{layer}.{head} {effect:+.3g}" for (layer, head), effect in self.top(4)),
+            },
+            self.manifest["model"],
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per sender; with several pairs of prompts the evidence beside it."""

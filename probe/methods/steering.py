@@ -29,6 +29,7 @@ from probe.prompts import read_prompts
 from probe.provenance import fingerprint, provenance
 from probe.recording import record
 from probe.results import Result
+from probe.shown import Summary, count
 from probe.sites import describe_site, full_name, split_name
 from probe.statistics import SIGNIFICANT, Estimate, bootstrap, p_value
 from probe.words import WordVectors
@@ -121,6 +122,19 @@ class DoseCurve(Result):
         found = self.effect(self.natural_dose)
         moved = found.low > 0 if self.natural_dose > 0 else found.high < 0
         return moved and self.p(self.natural_dose) <= SIGNIFICANT
+
+    def summary(self) -> Summary:
+        """What the natural dose does, beside random directions."""
+        dose = self.natural_dose
+        return Summary(
+            f"{self.direction} added at {self.site} ({self.positions} positions), {count(len(self.doses), 'dose')}, "
+            f"{count(len(self.prompts), 'prompt')}: logit of {self.contrast}",
+            {
+                f"at dose {dose:+.3g}": self.effect(dose), "p": self.p(dose), "used": self.used,
+                "random directions": f"{len(self.random_effects)} {self.random_kind}",
+            },
+            self.model,
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per dose and direction."""
@@ -258,6 +272,18 @@ class ErasureTest(Result):
     def p(self) -> float:
         """The share of random directions whose removal leaves as little."""
         return p_value(-self.erased.mean(), -self.random_erased.mean(-1))
+
+    def summary(self) -> Summary:
+        """What is left, and what it costs elsewhere."""
+        return Summary(
+            f"{self.direction} taken out at {count(len(self.sites), 'site')} ({self.erasure}): {self.contrast} over "
+            f"{count(len(self.clean), 'pair')} of prompts",
+            {
+                "share of the difference left": self.left, "p": self.p,
+                "damage to unrelated texts": f"{float(self.damage.mean()):.3g} nats",
+            },
+            self.model,
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per pair of prompts."""

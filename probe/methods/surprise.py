@@ -4,7 +4,7 @@ token is. The same game as generation, with the tokens chosen by someone else.""
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,14 +19,12 @@ from probe.methods._stream import LOGITS_AT_ONCE, check_top, entropy_of, ranks_o
 from probe.norms import at_least_float32
 from probe.prompts import Prompts
 from probe.recording import PADDING, record
-from probe.results import Result
-
-if TYPE_CHECKING:
-    import pandas
+from probe.results import LongResult
+from probe.shown import Summary, describe_prompts
 
 
 @dataclass(frozen=True, eq=False)
-class TextScores(Result):
+class TextScores(LongResult):
     """What the model expected after every position of every prompt, and how what followed fits. In nats.
 
     After a prompt's last position something is expected, but nothing follows: NaN, or -1 for a rank. So are padded
@@ -67,13 +65,27 @@ class TextScores(Result):
         n_bytes = torch.tensor([float(n) if n else math.nan for n in self.n_bytes])
         return self.surprise.nansum(-1) / math.log(2) / n_bytes
 
-    def to_dataframe(self) -> "pandas.DataFrame":
+    @property
+    def n_rows(self) -> int:
+        """Of the table."""
+        return sum(map(len, self.str_tokens))
+
+    def summary(self) -> Summary:
+        """How surprising the texts are, and what most."""
+        prompt, position = divmod(int(self.surprise.nan_to_num(-1.0).argmax()), self.surprise.shape[1])
+        worst = self.str_tokens[prompt][position + 1]
+        return Summary(
+            describe_prompts(self.str_tokens),
+            {
+                "mean surprise (nats per token)": self.mean_surprise.tolist(),
+                "perplexity": self.perplexity.tolist(),
+                "most surprising": f"{worst!r}, {float(self.surprise[prompt, position]):.3g} nats",
+            },
+            self.manifest["model"], self.str_tokens,
+        )  # fmt: skip
+
+    def rows(self) -> Iterator[dict[str, Any]]:
         """One row per position: what stands there, what was expected next and what came."""
-        import pandas  # half a second that only tables need
-
-        return pandas.DataFrame(list(self._rows()))
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
         for prompt, texts in enumerate(self.str_tokens):
             for position, text in enumerate(texts):
                 at, last = (prompt, position), position + 1 == len(texts)

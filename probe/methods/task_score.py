@@ -14,6 +14,7 @@ from probe.prompts import str_tokens
 from probe.provenance import provenance
 from probe.recording import record
 from probe.results import Result
+from probe.shown import Summary, count
 from probe.statistics import CONFIDENCE, Estimate, grid_evidence
 from probe.tasks import Task, check_tokens
 
@@ -62,6 +63,15 @@ class TaskScore(Result):
         """Of every kind of prompt the share solved, and how many prompts there are."""
         members = {kind: [one == kind for one in self.task.kinds] for kind in sorted({*self.task.kinds})}
         return {kind: (float(self.solved[torch.tensor(of)].float().mean()), sum(of)) for kind, of in members.items()}
+
+    def summary(self) -> Summary:
+        """The shares; `print` says more."""
+        return Summary(
+            f"{self.task.name}, {count(len(self.task), 'prompt')}",
+            {"solved": self.share_solved, "target likeliest of all": self.share_likeliest,
+             "logit difference": self.mean_difference},
+            self.manifest["model"],
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per prompt."""

@@ -32,6 +32,7 @@ from probe.pieces import Pieces
 from probe.provenance import fingerprint, provenance
 from probe.recording import record
 from probe.results import Result
+from probe.shown import Summary, count
 from probe.store import load_result, only_process, save_result
 
 if TYPE_CHECKING:
@@ -117,6 +118,15 @@ class TunedLens(Result):
             f"{better}. Mean KL(final || lens) on {n} positions held out: {shown} nats; "
             f"mean distribution {self.mean_kl:.2f}, uniform {self.uniform_kl:.2f}."
         )
+
+    def summary(self) -> Summary:
+        """How it stands against its bar; `verdict()` says it in a sentence."""
+        return Summary(
+            count(len(self.places), "place"),
+            {"mean KL(final || lens), nats": f"{float(self.tuned_kl.mean()):.3g}, raw {float(self.raw_kl.mean()):.3g}",
+             "no better than the raw lens or knowing nothing at": count(len(self.falls_short), "place")},
+            self.manifest["model"],
+        )  # fmt: skip
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per place: the four divergences in nats, and whether the lens is the best of them."""
