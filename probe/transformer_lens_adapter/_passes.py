@@ -112,13 +112,13 @@ class AdapterPasses(AdapterTokens):
         reach = reach_of(self._model.config, start, stop)
         hooked = HookedPass(self._model, forward, backward, reach, differentiable=differentiable)
         batch = None if start is not None else self._batch(input, prepend_bos)
-        n_prompts = len(input if batch is None else batch.ids)
-        if one_prompt and n_prompts != 1:
-            raise BadPrompt(f"remove_batch_dim=True with {n_prompts} prompts: it is for one")
+        prompts = input if batch is None else batch.ids
+        if one_prompt and len(prompts) != 1:
+            raise BadPrompt(f"remove_batch_dim=True with {len(prompts)} prompts: it is for one")
         kept = {*map(kept_for, names), *hooked.kept}
         recording = record(
             self._model,
-            input if batch is None else batch.ids,
+            prompts,
             sites=list(kept if stop is None else kept | {_stream_at(stop)}),
             interventions=hooked.interventions,
             start_at_layer=start,
