@@ -1,8 +1,10 @@
 """The benchmarks run from end to end: what is compared is equal, and a report is written."""
 
+import importlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,24 @@ def folder(tmp_path) -> Path:
     made_up = {"tokenizer_object": Tokenizer(vocabulary), "bos_token": "1", "eos_token": "2", "pad_token": "2"}
     PreTrainedTokenizerFast(**made_up).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
+
+
+def test_sides_that_differ_are_not_timed_and_a_part_is_extrapolated(monkeypatch):
+    monkeypatch.syspath_prepend(RUN.parent)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    measuring = importlib.import_module("_measure")
+    setting = measuring.Setting(None, "cpu", quick=True)
+
+    def compare(theirs: float, scale: float = 1.0):
+        return measuring.compare(
+            "a sum", "another", lambda: 1.0, lambda: time.sleep(0.02) or theirs, setting, scale=scale,
+            same=lambda mine, other: abs(mine - other), tolerance=0.1,
+        )  # fmt: skip
+
+    with pytest.raises(measuring.AnswersDiffer, match=r"a sum.*another.* 0\.5, allowed: 0\.1"):
+        compare(1.5)
+    whole = compare(1.05, scale=10.0)
+    assert whole.theirs >= 0.2 and whole.value < 0.1 and whole.difference == pytest.approx(0.05)
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def cells(one: Measured) -> list[str]:
         one.case, one.against, "" if alone else seconds_text(one.ours), "" if alone else seconds_text(one.theirs),
         f"{one.value:.3f}" + ("" if one.unit == "ratio" else f" {one.unit}"), f"{one.low:.3f} to {one.high:.3f}",
         "" if one.our_memory is None else f"{one.our_memory:.0f} / {one.their_memory:.0f}", str(one.blocks),
-        "" if one.difference is None else f"{one.difference:.1e}", bar, one.note,
+        "" if one.difference is None else f"{one.difference:.1e} (allowed {one.tolerance:g})", bar, one.note,
     ]  # fmt: skip
 
 

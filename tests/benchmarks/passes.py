@@ -3,12 +3,9 @@
 from collections.abc import Iterator
 
 import torch
-from _measure import Measured, Setting, compare, largest_difference
+from _measure import LOGITS, Measured, Setting, compare, largest_difference
 
 import probe
-
-LOGITS = 5e-4
-"""How far logits may be apart: Hugging Face's own two kinds of attention differ by 6e-5 on the default model."""
 
 
 def measure(setting: Setting) -> Iterator[Measured]:

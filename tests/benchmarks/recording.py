@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from _measure import Measured, Setting, compare, largest_difference, left_alive, number
+from _measure import LOGITS, Measured, Setting, compare, largest_difference, left_alive, number
 
 import probe
 
 RESIDUALS = ["resid_pre", "resid_mid", "resid_post"]
-RELATIVE = 1e-4
-"""How far values may be apart, over the largest of them: residual streams reach 20,000 in the default model."""
+RELATIVE = 5e-4
+"""How far values may be apart, over the largest of them: the default model's residual streams reach 20,000, patterns 1.
+At 1,024 tokens its patterns are 1.8e-4 from those of Hugging Face and of TransformerLens alike."""
 
 
 def measure(setting: Setting) -> Iterator[Measured]:
@@ -82,11 +83,12 @@ def residuals(setting: Setting, n_pos: int) -> Iterator[Measured]:
     case = f"record residuals, {n_pos} tokens"
     yield compare(
         case, "our plain pass", ours, nothing, setting, bar=1.03,
-        same=lambda mine, logits: largest_difference(mine.logits, logits), tolerance=0.0,
+        same=lambda mine, logits: largest_difference(mine.logits, logits),
+        tolerance=0.0 if setting.device == "cpu" else LOGITS,
     )  # fmt: skip
     yield compare(
         f"record resid_post, {n_pos} tokens", "Hugging Face sdpa", outputs_only, huggingface, setting, bar=1.03,
-        same=lambda mine, outputs: largest_difference(mine.logits, outputs.logits), tolerance=5e-4,
+        same=lambda mine, outputs: largest_difference(mine.logits, outputs.logits), tolerance=LOGITS,
     )  # fmt: skip
     yield compare(
         case, "TransformerLens", ours, transformer_lens, setting, same=against_cache("resid_post"), tolerance=RELATIVE,

@@ -7,8 +7,10 @@ machine that others use at the same time, `--threads 1` is steadier: two threads
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import dashboard
 import generation
@@ -19,46 +21,56 @@ import starting
 import sweeps
 import torch
 import words
-from _measure import Measured, Setting
+from _measure import AnswersDiffer, Measured, Setting
 from _report import final_table, line, machine, write_report
 
 ON_EVERY_DEVICE = {
     "passes": passes, "recording": recording, "sweeps": sweeps, "lens": lens, "generation": generation
 }  # fmt: skip
 ON_THE_CPU = {"words": words, "starting": starting, "dashboard": dashboard}
+WRONG = "NOT THE SAME"
 CASES = (*ON_EVERY_DEVICE, *ON_THE_CPU)
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, write; ends with 1 if two sides did not compute the same."""
     arguments = read_options()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     start, found, left_out = time.perf_counter(), {}, []
-    name = ""
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        setting = Setting(arguments.model, device, arguments.quick, arguments.budget)
-        name = setting.model.name
-        print(f"{name} on {device}: {machine()}", flush=True)
-        cases = {**ON_EVERY_DEVICE, **(ON_THE_CPU if device == "cpu" else {})}
-        numbers: list[Measured] = []
-        for case in arguments.only or cases:
-            if case not in cases:
-                continue
-            began = time.perf_counter()
-            if missing := getattr(cases[case], "missing", lambda: None)():
-                left_out.append(f"{case}: {missing}")
-                print(f"-- {case} left out: {missing}", flush=True)
-                continue
-            for one in cases[case].measure(setting):
-                print(line(one), flush=True)
-                numbers.append(one)
-            print(f"-- {case}: {time.perf_counter() - began:.0f} s", flush=True)
-        found[device] = numbers
-    if setting.rivals.nnsight is None:
-        left_out.append("nnsight: not installed")
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    settings = [Setting(arguments.model, device, arguments.quick, arguments.budget) for device in devices]
+    name = settings[0].model.name
+    for setting in settings:
+        print(f"{name} on {setting.device}: {machine()}", flush=True)
+        cases = {**ON_EVERY_DEVICE, **(ON_THE_CPU if setting.device == "cpu" else {})}
+        found[setting.device] = []
+        for case, module in cases.items():
+            if case in (arguments.only or cases):
+                began = time.perf_counter()
+                left_out += measure(case, module, setting, found[setting.device])
+                print(f"-- {case}: {time.perf_counter() - began:.0f} s", flush=True)
     path = write_report(arguments.out, name, found, left_out, time.perf_counter() - start)
     print(f"\n{final_table(found)}\n{(time.perf_counter() - start) / 60:.1f} minutes; written to {path}", flush=True)
+    sys.exit(any(WRONG in text for text in left_out))
+
+
+def measure(case: str, module: ModuleType, setting: Setting, found: list[Measured]) -> list[str]:
+    """Add a case's numbers to those found; what was left out, and why."""
+    lacking = module.missing() if hasattr(module, "missing") else None
+    if lacking:
+        print(f"{case} left out: {lacking}", flush=True)
+        return [f"{case}: {lacking}"]
+    try:
+        for one in module.measure(setting):
+            print(line(one), flush=True)
+            found.append(one)
+    except AnswersDiffer as error:
+        print(f"{WRONG}: {error}", flush=True)
+        return [f"{case}, from here on: {WRONG}: {error}"]
+    if case == "recording" and setting.rivals.nnsight is None:
+        return ["nnsight: not installed"]
+    return []
 
 
 def read_options() -> argparse.Namespace:
