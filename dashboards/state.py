@@ -549,7 +549,8 @@ def dose(effect: Effect, size: float) -> probe.DoseCurve:
 
 
 def join_doses(parts: Sequence[probe.DoseCurve]) -> probe.DoseCurve:
-    """One curve over the doses of all parts, in their order."""
+    """One curve over the doses of all parts, the lowest first."""
+    parts = sorted(parts, key=lambda part: part.doses)
     first, doses = parts[0], tuple(one for part in parts for one in part.doses)
     return dataclasses.replace(
         first, doses=doses, effects=torch.cat([part.effects for part in parts]),

@@ -107,7 +107,7 @@ def effect(asked: Asked) -> None:
         return
     stop, bar, so_far, parts = st.empty(), st.progress(0.0), st.empty(), []
     stop.button("Stop", key="stop_effect", on_click=lambda: state.update(effect_of=None))
-    for size in DOSES:
+    for size in sorted(DOSES, reverse=True):  # towards the positive words first: the verdict rests on these
         bar.progress(len(parts) / len(DOSES), f"doses done: {len(parts)} of {len(DOSES)}; they are kept after a stop")
         parts.append(dose(question, size))
         curve = join_doses(parts)
