@@ -21,7 +21,7 @@ EXACT = 1e-4
 """In logits of size up to about 60: rounding of float32 through another order of the same sums."""
 
 
-@pytest.fixture(params=MORE)
+@pytest.fixture(params=[family for family in MORE if family != "neo"])  # whose arithmetic is GPT-2's, with windows
 def model(request):
     """Norms and gains drawn, so that a gain that is left out shows."""
     model = tiny_model(request.param)
@@ -44,7 +44,7 @@ def sites_of(model):
 def test_a_sweep_equals_one_edited_pass_for_each_unit(model):
     for units in KINDS:
         found = sweep(model, RAGGED, units=units, value="mean", layers=1 if units == "neurons" else None)
-        some = range(0, len(found.units), 7) if units == "neurons" else range(len(found.units))
+        some = range(0, len(found.units), {"neurons": 11, "heads": 2}.get(units, 1))
         for number, row in itertools.product(some, range(2)):
             new = value_of(model, RAGGED, row, "mean")
             logits = replaced(model, RAGGED, row, found.units[number], new, range(1, len(RAGGED[row])))
