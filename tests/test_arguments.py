@@ -315,6 +315,11 @@ def test_a_seed_of_numpy_is_written_down_and_gives_the_same_numbers():
     assert torch.equal(first.effects, second.effects) and first.manifest == second.manifest
 
 
+def test_what_is_no_token_in_a_list_of_tokens_is_named():
+    with pytest.raises(OutOfRange, match=r"logit difference: \[\] is no token"):
+        probe.plan_ablation(MODEL, CLEAN, metric=probe.logit_difference([[], []], 3), value="zero")
+
+
 @pytest.mark.parametrize("n", [-1, 0])
 def test_no_largest_ones_cannot_be_asked_for(n):
     sweep = probe.ablation_sweep(MODEL, CLEAN, value="zero", **SWEPT)
