@@ -263,7 +263,7 @@ def example(
 
 
 def test_numbers_of_numpy_and_torch_arrive_as_pythons_own():
-    n, share, flag, texts = example(np.int64(3), torch.tensor(2), np.bool_(True), texts=np.array(["a", "b"]))
+    n, share, flag, texts = example(np.int64(3), torch.tensor(2.0), np.bool_(True), texts=np.array(["a", "b"]))
     assert (n, share, flag, texts) == (3, 2.0, True, ["a", "b"])
     assert [type(value) for value in (n, share, flag)] == [int, float, bool]
 
