@@ -129,8 +129,9 @@ def _number(name: str, value: Any) -> float:
         raise OutOfRange(f"{name}={brief(value)}: expected a number that a float can hold") from None
     if number != number:
         raise OutOfRange(f"{name}=nan: expected a number")
-    exact = type(value) is int and abs(value) < 2**53
-    return value if exact else number  # as it was given: errors and manifests show it
+    if type(value) is int and abs(value) < 2**53:
+        return value  # as it was given: errors and manifests show it
+    return number
 
 
 def _truth(name: str, value: Any) -> bool:

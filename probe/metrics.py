@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.arguments import checked, several
+from probe.arguments import brief, checked, several
 from probe.errors import BadPrompt, BadShape, NumbersBroke, OutOfRange, UnknownName, as_integer, check_index
 from probe.gpt import GPT
 from probe.norms import at_least_float32
@@ -262,12 +262,15 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 def _ids(model: GPT, batch: PromptBatch, tokens: Tokens, what: str) -> list[int]:
     """One id for each prompt."""
-    alone = isinstance(tokens, str) or as_integer(tokens) is not None
-    given: Sequence[Any] = [tokens] * len(batch.ids) if alone else several(what, tokens)
+    if isinstance(tokens, str) or as_integer(tokens) is not None:
+        return [token_id(model.config, model.tokenizer, tokens)] * len(batch.ids)  # type: ignore[arg-type]
+    given = several(what, tokens)
     if len(given) != len(batch.ids):
         raise OutOfRange(f"{what}: {len(given)} tokens for {len(batch.ids)} prompts; give one for all or one for each")
     known: dict[str | int, int] = {}
     for token in given:
+        if not isinstance(token, str) and as_integer(token) is None:
+            raise OutOfRange(f"{what}: {brief(token)} is no token; expected texts or ids")
         if token not in known:
             known[token] = token_id(model.config, model.tokenizer, token)
     return [known[token] for token in given]

@@ -263,7 +263,7 @@ def example(
 
 
 def test_numbers_of_numpy_and_torch_arrive_as_pythons_own():
-    n, share, flag, texts = example(np.int64(3), torch.tensor(2), np.bool_(True), texts=np.array(["a", "b"]))
+    n, share, flag, texts = example(np.int64(3), torch.tensor(2.0), np.bool_(True), texts=np.array(["a", "b"]))
     assert (n, share, flag, texts) == (3, 2.0, True, ["a", "b"])
     assert [type(value) for value in (n, share, flag)] == [int, float, bool]
 
@@ -313,6 +313,11 @@ def test_a_seed_of_numpy_is_written_down_and_gives_the_same_numbers():
         probe.ablation_sweep(MODEL, CLEAN, value="resample", seed=seed, **SWEPT) for seed in (np.int64(3), 3)
     )
     assert torch.equal(first.effects, second.effects) and first.manifest == second.manifest
+
+
+def test_what_is_no_token_in_a_list_of_tokens_is_named():
+    with pytest.raises(OutOfRange, match=r"logit difference: \[\] is no token"):
+        probe.plan_ablation(MODEL, CLEAN, metric=probe.logit_difference([[], []], 3), value="zero")
 
 
 @pytest.mark.parametrize("n", [-1, 0])

@@ -173,7 +173,7 @@ BEFORE_ANYTHING_RUNS: dict[str, tuple[Callable[[GPT], Any], type[ProbeError], li
     ),
     "float start": (
         lambda m: record(m, torch.ones(1, 2, 32), start_at_layer=1.0),
-        OutOfRange, ["layer 1.0", "integer"],
+        OutOfRange, ["start_at_layer=1.0", "integer"],
     ),
     # Interventions
     "intervention at a misspelt site": (

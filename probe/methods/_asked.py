@@ -56,7 +56,8 @@ def read_asked(
     partners = None
     if corrupted is not None:
         partners = read_prompts(model.config, model.tokenizer, corrupted, document_start=document_start)
-    of_call = _read_groups({"prompt": range(len(batch.ids))} if groups is None else groups)
+    alone = {"prompt": range(len(batch.ids))}
+    of_call = _read_groups(alone if groups is None else groups) or _read_groups(alone)
     for kind, members in of_call.items():
         if len(members) != len(batch.ids):
             raise OutOfRange(f"groups[{kind!r}]: {len(members)} numbers for {len(batch.ids)} prompts")
@@ -64,7 +65,7 @@ def read_asked(
 
 
 def _read_groups(groups: Groups) -> dict[str, list[int]]:
-    if not isinstance(groups, Mapping) or not groups:
+    if not isinstance(groups, Mapping):
         raise WrongType(f"groups {brief(groups)}: expected numbers by kind, such as {{'template': [0, 0, 1]}}, or None")
     found = {kind: [as_integer(one) for one in several(f"groups[{kind!r}]", of)] for kind, of in groups.items()}
     for kind, members in found.items():
