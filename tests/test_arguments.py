@@ -108,6 +108,7 @@ def good(tmp_path_factory) -> dict[str, dict[str, Any]]:
         "activation_patching": patched,
         "add": {"site": "z", "vector": torch.ones(8)},
         "agreement": {"first": sweep, "second": sweep, "k": 3},
+        "as_transformer_lens": of_model,
         "association_test": {
             "source": words, "targets": (WORDS[:4], WORDS[4:8]), "attributes": (WORDS[8:12], WORDS[12:16]),
         },
@@ -176,6 +177,7 @@ def good(tmp_path_factory) -> dict[str, dict[str, Any]]:
         "solve_analogy": {**of_words, "positive": [WORDS[0]], "negative": [WORDS[1]], "k": 3},
         "solve_task": {"model": MODEL, "task": probe.load_task(MODEL, "induction", 4)},
         "task_names": {},
+        "to_activation_cache": {"recording": rec, "model": MODEL},
         "token_rank": {"target": 1},
         "value_weighted_pattern": {"model": MODEL, **of_head},
         "word_vectors": of_model,

@@ -72,7 +72,7 @@ def test_several_prompts_are_ablated_with_the_mean_and_tested(run, model, tmp_pa
     assert shown.count(" yes ") == int(found.marked.sum()) < 12 and not found.p.equal(found.p_grid)
     assert "mean over all positions but 0 of the other prompts of the call (the default for several prompts)" in shown
     assert f"{int(found.marked.sum())} of 12 are marked: the 95 % interval leaves out zero" in shown
-    assert {path.name for path in out.iterdir()} == {"table.csv", "manifest.json", "index.html"}
+    assert {path.name for path in out.iterdir()} == {"table.csv", "manifest.json", "index.html", "SHA256SUMS"}
     table = pandas.read_csv(out / "table.csv")
     assert table["effect"].tolist() == pytest.approx(expected.effects.mean(1).tolist(), abs=1e-6)
     page = (out / "index.html").read_text("utf-8")

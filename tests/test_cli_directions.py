@@ -79,7 +79,13 @@ def test_a_direction_of_ones_own_pairs_is_evaluated_shown_and_saved(run, vectors
     expected = probe.evaluate_direction(direction, progress=False)
     assert f"AUROC {expected.auroc}" in shown and expected.verdict in shown
     assert f"other1 {float(direction.project('other1').along[0]):+.3f}" in shown
-    assert {path.name for path in out.iterdir()} == {"table.csv", "manifest.json", "report.txt", "index.html"}
+    assert {path.name for path in out.iterdir()} == {
+        "table.csv",
+        "manifest.json",
+        "report.txt",
+        "index.html",
+        "SHA256SUMS",
+    }
     table = pandas.read_csv(out / "table.csv")
     assert torch.allclose(torch.tensor(table["difference"].tolist()).double(), expected.positive - expected.negative)
     page = (out / "index.html").read_text("utf-8")

@@ -284,7 +284,7 @@ def test_the_table_and_the_folder_hold_every_step(model, tmp_path):
     assert table["token_id"].tolist() == generation.ids[5:]
     assert table["surprise_nats"].tolist() == [step.surprise for step in generation.steps]
     folder = generation.save(tmp_path / "kept")
-    assert {path.name for path in folder.iterdir()} == {"table.csv", "alternatives.csv", "manifest.json"}
+    assert {path.name for path in folder.iterdir()} == {"table.csv", "alternatives.csv", "manifest.json", "SHA256SUMS"}
     assert generation.manifest["generated"] == generation.ids[5:] and generation.manifest["ended"] == "max tokens"
     listed = generation.alternatives()
     assert len(listed) == 5 * 50 and listed.groupby("step")["model_probability"].sum().between(0.999, 1.001).all()

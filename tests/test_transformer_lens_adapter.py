@@ -16,9 +16,17 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
 import probe
-from probe.errors import BadIntervention, BadPrompt, BadShape, OutOfRange, ProbeError, UnknownName
+from probe.errors import (
+    BadIntervention,
+    BadPrompt,
+    BadShape,
+    OutOfRange,
+    ProbeError,
+    UnknownName,
+    UnsupportedModel,
+)
 from probe.tokens import Tokenizer
-from tests.tiny import CONFIGS, tiny_model, tiny_tokens
+from tests.tiny import CONFIGS, MORE, tiny_model, tiny_tokens
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 TOKENS = tiny_tokens()
@@ -325,3 +333,19 @@ def test_what_it_does_not_have_is_an_attribute_error(adapter):
     with pytest.raises(AttributeError, match="'generate'.*as_transformer_lens"):
         _ = adapter.generate
     assert copy.copy(adapter).W_Q.shape == adapter.W_Q.shape
+
+
+@pytest.mark.parametrize(
+    ("family", "says"),
+    [("neox", "parallel"), ("qwen3", "qk_norm"), ("gemma2", "post_norms, attn_soft_cap"), ("phi", "unembed_bias")],
+)
+def test_models_whose_sums_its_tools_do_not_do_are_refused(family, says):
+    model = tiny_model(family)
+    for refused in (
+        lambda: probe.as_transformer_lens(model),
+        lambda: probe.to_activation_cache(probe.record(model, TOKENS), model),
+    ):
+        with pytest.raises(UnsupportedModel, match=says):
+            refused()
+    assert set(MORE) - {"neox", "qwen3", "gemma2", "phi"} == {"neo"}
+    assert probe.as_transformer_lens(tiny_model("neo"))(TOKENS).shape[:2] == TOKENS.shape

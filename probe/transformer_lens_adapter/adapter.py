@@ -10,7 +10,16 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from probe.errors import BadIntervention, BadPrompt, DifferentModel, ProbeError, SiteNotRecorded, UnknownName
+from probe.arguments import checked
+from probe.errors import (
+    BadIntervention,
+    BadPrompt,
+    DifferentModel,
+    ProbeError,
+    SiteNotRecorded,
+    UnknownName,
+    UnsupportedModel,
+)
 from probe.gpt import GPT
 from probe.provenance import fingerprint
 from probe.recording import Recording
@@ -20,8 +29,11 @@ from probe.transformer_lens_adapter._weights import AdapterWeights
 
 ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu_quick": "quick_gelu"}
 """TransformerLens's words for them, where they differ."""
+PECULIAR = ("parallel", "post_norms", "qk_norm", "attn_soft_cap", "logit_soft_cap", "embed_scale", "unembed_bias")
+"""Of a config: what the sums of TransformerLens's tools, or the folded `W_U`, leave out."""
 
 
+@checked
 def as_transformer_lens(model: GPT, *, document_start: bool = False) -> "TransformerLensAdapter":
     """A model as TransformerLens's tools want one: `patching`, `detect_head`, `logit_lens`, `attribution_patch`, ...
 
@@ -33,15 +45,27 @@ def as_transformer_lens(model: GPT, *, document_start: bool = False) -> "Transfo
     Args:
         document_start: put the model's document separator first in every text, as in `probe.record`.
             TransformerLens itself puts the declared start token there; see ``to_tokens`` for `prepend_bos`.
+
+    Raises:
+        UnsupportedModel: a model whose sums TransformerLens's tools do not do: parallel layers, norms after attention
+            and MLP or of queries and keys, soft caps, a scaled embedding, a bias of the unembedding.
     """
+    peculiar = [name for name in PECULIAR if getattr(model.config, name)]
+    if peculiar:
+        raise UnsupportedModel(
+            f"{model.name!r} has {', '.join(peculiar)}: TransformerLens's tools would give wrong numbers for it; "
+            "probe's own methods know these"
+        )
     return TransformerLensAdapter(model, document_start=document_start)
 
 
+@checked
 def to_activation_cache(recording: Recording, model: GPT) -> Any:
     """A recording as TransformerLens's `ActivationCache`, with all that it computes from one; `model` has the weights.
 
     Raises:
         DifferentModel: the recording is of another model.
+        UnsupportedModel: as `as_transformer_lens`.
         SiteNotRecorded: it holds some heads only, or means over prompts.
         BadPrompt: prompts of different lengths: a cache has no word for padding; hand over ``recording.prompt(i)``.
     """

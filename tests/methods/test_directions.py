@@ -320,7 +320,12 @@ def test_a_result_is_saved_with_table_manifest_and_report(tmp_path):
     words, pairs = planted(8, 5, 5.0)
     found = evaluate_direction(fit_direction(words, pairs), **QUICK)
     found.save(tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"table.csv", "manifest.json", "report.txt"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "table.csv",
+        "manifest.json",
+        "report.txt",
+        "SHA256SUMS",
+    }
     assert found.verdict in (tmp_path / "out" / "report.txt").read_text() and len(found.to_dataframe()) == 8
     assert found.manifest["method_arguments"]["seed"] == 0
 
