@@ -62,8 +62,8 @@ def _write(chosen: Selection, ids: tuple[int, ...], begin: str | None) -> None:
         f"The model’s own probability {step.model_probability:.2%}, rank {step.rank:,}; surprise {step.surprise:.2f} "
         f"nats, where {step.entropy:.2f} was to be expected (entropy). The slider shows other temperatures."
     )
-    figure(step_bars(step, temperature=writing.temperature, theme=theme()), key="step-bars")
     sampling = {"temperature": writing.temperature, "top_k": writing.top_k, "top_p": writing.top_p}
+    figure(step_bars(step, **sampling, theme=theme()), key="step-bars")
     figure(choice_bar(step, **sampling, theme=theme()), key="choice")
     figure(surprise_bars(made, theme=theme()), key="surprise")
     keep(
@@ -71,7 +71,7 @@ def _write(chosen: Selection, ids: tuple[int, ...], begin: str | None) -> None:
         caption="Probabilities are those of this model; at each step 64 tokens are kept one by one and the others in a "
         "histogram, so that they stay right at other temperatures. The random number depends on seed and step alone.",
         draw=[
-            lambda theme: step_bars(step, temperature=writing.temperature, theme=theme),
+            lambda theme: step_bars(step, **sampling, theme=theme),
             lambda theme: surprise_bars(made, theme=theme),
         ],
     )  # fmt: skip

@@ -125,7 +125,7 @@ def _step_section(step: Step, sampling: dict[str, Any]) -> PageSection:
     return PageSection(
         f"“{show_token(step.text)}”", f"position {step.position}", [words],
         figures=[
-            lambda theme: step_bars(step, temperature=settings["temperature"], theme=theme),
+            lambda theme: step_bars(step, **settings, theme=theme),
             lambda theme: choice_bar(step, **settings, theme=theme),
         ],
     )  # fmt: skip

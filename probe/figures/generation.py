@@ -15,20 +15,24 @@ SLIDER = tuple(tenths / 10 for tenths in (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 
 assert SLIDER[-1] == LARGEST_TEMPERATURE
 
 
-def step_bars(step: Step, *, temperature: float = 1.0, most: int = 20, theme: ThemeName = "light") -> go.Figure:
+def step_bars(
+    step: Step, *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
+    most: int = 20, theme: ThemeName = "light",
+) -> go.Figure:  # fmt: skip
     """The candidates of one step with a slider for the temperature: at 0 the likeliest takes all.
 
-    The chosen token's bar is set off; the last bar is all others together. Without the model: a step keeps what is
-    needed. The slider begins at the nearest of its temperatures.
+    Of the `top_k` likeliest only, or of as many as make up `top_p`, if that is asked for. The chosen token's bar is
+    set off; the last bar is all others together. Without the model: a step keeps what is needed. The slider begins at
+    the nearest of its temperatures.
 
     Raises:
-        OutOfRange: `most` below 1.
+        OutOfRange: `most` below 1; a top k or top p that cannot be sampled with.
     """
     if most < 1:
         raise OutOfRange(f"most={most}: expected at least 1")
     look = find_theme(theme)
     n = min(most, len(step.distribution.texts))
-    heights = {at: _bars_at(step, n, at) for at in SLIDER}
+    heights = {at: _bars_at(step, n, at, top_k, top_p) for at in SLIDER}
     start = min(SLIDER, key=lambda at: abs(at - temperature))
     listed = step.distribution.tokens[:n].tolist()
     colours = [look.lowers if token == step.token else look.lines[0] for token in listed] + [look.muted]
@@ -51,6 +55,8 @@ def step_bars(step: Step, *, temperature: float = 1.0, most: int = 20, theme: Th
     ]  # fmt: skip
     place = "" if step.token in listed else f", rank {step.rank:,}"
     title = f"What could stand at position {step.position} (chosen: '{token_label(step.text)}'{place})"
+    among = [*([f"the {top_k} likeliest"] if top_k else []), *([f"the likeliest {top_p:.0%}"] if top_p else [])]
+    title += f", among {' and '.join(among)}" if among else ""
     themed(figure, look, title=title, height=190 + 22 * (n + 1))
     figure.update_layout(
         sliders=[{
@@ -133,9 +139,9 @@ def surprise_bars(scored: Generation | TextScores, *, prompt: int = 0, theme: Th
     return figure
 
 
-def _bars_at(step: Step, n: int, temperature: float) -> list[float]:
+def _bars_at(step: Step, n: int, temperature: float, top_k: int | None, top_p: float | None) -> list[float]:
     """The first n candidates, then all others."""
-    chances = step.distribution.probabilities(temperature)[:n].tolist()
+    chances = step.distribution.probabilities(temperature, top_k=top_k, top_p=top_p)[:n].tolist()
     return [*chances, max(0.0, 1.0 - sum(chances))]
 
 

@@ -75,6 +75,22 @@ def test_the_slider_shows_the_distribution_at_every_temperature(generation):
     assert figure.layout.sliders[0].steps[0].args[0]["x"][0][0] == 1.0  # temperature 0: the likeliest takes all
 
 
+@pytest.mark.parametrize(
+    ("cut", "said"),
+    [({"top_k": 3}, "among the 3 likeliest"), ({"top_p": 0.4}, "among the likeliest 40%"),
+     ({"top_k": 3, "top_p": 0.4}, "among the 3 likeliest and the likeliest 40%")],
+)  # fmt: skip
+def test_the_bars_are_of_those_that_could_be_chosen(generation, cut, said):
+    step = generation.steps[2]
+    figure = step_bars(step, temperature=5.0, most=10, **cut)
+    assert said in figure.layout.title.text.replace("<br>", " ")
+    for at, one in zip(SLIDER, figure.layout.sliders[0].steps, strict=True):
+        heights = one.args[0]["x"][0]
+        assert heights[:10] == pytest.approx(step.distribution.probabilities(at, **cut)[:10].tolist())
+        assert sum(heights) == pytest.approx(1.0, abs=1e-6)
+        assert "top_k" not in cut or heights[3:] == pytest.approx([0.0] * 8, abs=1e-6)
+
+
 def test_the_chosen_token_is_set_off_even_where_another_looks_the_same(generation):
     step = next(step for step in generation.steps if step.rank <= 10)
     colours = step_bars(step, most=10).data[0].marker.color
