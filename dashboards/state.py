@@ -528,7 +528,7 @@ def steered(push: Push, ids: tuple[int, ...], taken_out: TakenOut, n: int) -> Ge
 
 
 @dataclass(frozen=True)
-class Effect:
+class DoseQuestion:
     """A question to `probe.dose_curve`: does a direction move one next token above another, after these texts?"""
 
     space: Space
@@ -540,7 +540,7 @@ class Effect:
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def dose(effect: Effect, size: float) -> probe.DoseCurve:
+def dose(effect: DoseQuestion, size: float) -> probe.DoseCurve:
     """The answer for one dose, in norms of the stream."""
     return probe.dose_curve(
         load_model(effect.space.name), direction(effect.space, effect.pairs), effect.prompts, target=effect.target,

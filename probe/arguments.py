@@ -34,7 +34,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     Raises (what comes back does):
         WrongType: an argument of another kind.
-        OutOfRange: a number that is none, NaN, or an integer beyond 64 bits.
+        OutOfRange: where a number is expected: something else, NaN, or an integer beyond 64 bits.
     """
 
     @functools.wraps(function)
@@ -66,8 +66,8 @@ def _readers_of(function: Callable[..., Any]) -> tuple[dict[str, Reader], list[s
     """How each parameter is read, and the names of those that can be given by place."""
     parameters = inspect.signature(function).parameters.values()
     by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    found = {one.name: _reader(one.annotation) for one in parameters if one.kind not in several}
+    collecting = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    found = {one.name: _reader(one.annotation) for one in parameters if one.kind not in collecting}
     readers = {name: reader for name, reader in found.items() if reader is not None}
     return readers, [one.name for one in parameters if one.kind in by_place]
 

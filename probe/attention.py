@@ -1,6 +1,7 @@
 """Attention: how values travel from token to token, at once or step by step, with or without a cache.
 
-Source: Vaswani et al., "Attention is all you need" (2017).
+Sources: Vaswani et al., "Attention is all you need" (2017); grouped heads: Ainslie et al., "GQA" (2023); windows:
+Beltagy et al., "Longformer" (2020); norms of queries and keys: Henry et al., "Query-key normalization" (2020).
 """
 
 from typing import Protocol, runtime_checkable
@@ -44,7 +45,11 @@ class KeyValueCache:
         self._values: dict[int, Tensor] = {}
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values; return all of them, (batch, seen + new, kv_head, d_head)."""
+        """Store a layer's new keys and values; return all of them, (batch, seen + new, kv_head, d_head).
+
+        Raises:
+            OutOfRange: more tokens than the capacity.
+        """
         end = self.length + k.shape[1]
         if end > self.capacity:
             raise OutOfRange(f"key/value cache: token {end} does not fit its capacity of {self.capacity}")

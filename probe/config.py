@@ -27,6 +27,11 @@ class RotaryScaling:
     """How rotary frequencies are stretched to reach contexts longer than those of pretraining.
 
     Only the fields of the chosen kind are read. Source: each kind's own, named in `rotary.py`.
+
+    Raises:
+        UnknownName: no such kind.
+        OutOfRange: a factor or length that cannot be.
+        UnsupportedModel: a field that the kind needs is missing.
     """
 
     kind: RotaryScalingKind
@@ -94,7 +99,9 @@ class GPTConfig:
     Raises:
         UnknownName: a choice that does not exist.
         BadShape: sizes that do not fit each other, such as heads that do not divide into groups.
-        OutOfRange: a size below 1.
+        OutOfRange: a size below 1 or beyond any GPT's; a factor, cap, scale or window that cannot be.
+        UnsupportedModel: choices that exclude each other, such as qk_norm with learned positions.
+        WrongType: a value of another kind, such as a text for True.
     """
 
     n_layers: int
@@ -206,7 +213,7 @@ class GPTConfig:
         if scaling is not None and scaling.kind == "yarn" and self.rotary_theta == 1:
             raise OutOfRange("rotary_theta 1: with 'yarn' all pairs would turn alike, so none can be told apart")
         if scaling is not None and scaling.kind == "dynamic" and self.turned == 2:
-            raise BadShape("d_head 2: rotary scaling 'dynamic' needs at least two pairs of dimensions")
+            raise BadShape("2 dimensions of each head turn: rotary scaling 'dynamic' needs at least two pairs")
         for name in ("short_factor", "long_factor") if scaling is not None and scaling.kind == "longrope" else ():
             factors = getattr(scaling, name)
             if len(factors) != self.turned // 2:

@@ -3,7 +3,8 @@
     ProbeError
     ├── UnknownName          a site, model, metric, dtype or option that does not exist
     ├── WrongType            an argument of another kind than expected: a text for a model, 1 for True
-    ├── OutOfRange           a layer, head, position, row or token id outside the model or the prompt
+    ├── OutOfRange           a layer, head, position or token id outside the model or the prompt; any other number
+    │                        that is not one of those expected, and what is no number where one is
     ├── BadShape             a tensor whose shape, dtype or device is not the one that is needed
     ├── BadPrompt            text or tokens that cannot be run: empty, too long, no tokenizer
     ├── BadIntervention      an edit that touches nothing, or returns another shape or NaN

@@ -5,7 +5,8 @@ returns: recording keeps the value, an intervention changes it. Nothing is ever 
 threads can use one model at once. Families differ in the modules that `__init__` picks, not in the forward pass.
 
 Weights are stored as (in, out) and named as the field names them; `model.W_Q[layer, head]` is a view.
-Source: Radford et al., "Language models are unsupervised multitask learners" (2019); Touvron et al., "LLaMA" (2023).
+Source: Radford et al., "Language models are unsupervised multitask learners" (2019); Touvron et al., "LLaMA" (2023);
+parallel layers: Black et al., "GPT-NeoX-20B" (2022).
 """
 
 from collections.abc import Callable, Sequence

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float
@@ -248,11 +248,8 @@ def list_interventions(interventions: Intervention | Iterable[Intervention]) -> 
     Raises:
         BadIntervention: something else.
     """
-    if isinstance(interventions, Intervention):
-        return [interventions]
-    found: list[Intervention] = [interventions]  # type: ignore[list-item]
-    if isinstance(interventions, Iterable) and getattr(interventions, "ndim", 1):
-        found = list(interventions)
+    several = isinstance(interventions, Iterable) and getattr(interventions, "ndim", 1) > 0
+    found: list[Any] = list(interventions) if several else [interventions]  # type: ignore[arg-type]
     for one in found:
         if not isinstance(one, Intervention):
             raise BadIntervention(f"interventions: got {type(one).__name__}, expected what edit, zero, add, ... return")

@@ -6,7 +6,7 @@ What is kept lives in the `Recording`; nothing stays on the model, so any number
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -19,10 +19,10 @@ from probe.gpt import GPT
 from probe.interventions import Effect, Intervention, contains_infinity, contains_nan
 from probe.prompts import Prompts, str_tokens
 from probe.provenance import provenance
-from probe.reduction import Reduction
+from probe.reduction import NamedReduction, Reduction, taken_away
 from probe.request import Request, read_request
 from probe.selection import Indices, Selection, check_heads
-from probe.shown import Shown, Summary, Table, count, describe_prompts, spans
+from probe.shown import Shown, Summary, TableHead, count, describe_prompts, spans
 from probe.sites import IN_BLOCK, describe_site, find_sites, full_name, site_dims, site_names, split_name
 from probe.store import load_result, save_result
 from probe.tables import Prompted, check_rows, prompted_table
@@ -193,12 +193,10 @@ class Recording(Shown):
         found = None if name == "logits" else how.get(name, how.get(describe_site(name).short))
         if found is None:
             return _dims(name)
-        gone = {
-            "mean": ("batch", "pos", "query_pos"),
-            "sum": ("batch", "pos", "query_pos"),
-            "mean per position": ("batch",),
-        }
-        return tuple(dim for dim in _dims(name) if dim not in gone[found]) if found in gone else ()
+        if found not in get_args(NamedReduction):
+            return ()
+        dims = _dims(name)
+        return tuple(dim for dim in dims if dim not in taken_away(found, dims))
 
     def summary(self) -> Summary:
         """What was run, and what took effect."""
@@ -219,7 +217,7 @@ class Recording(Shown):
             () if self.tokens is not None else ("The pass began with a residual stream: it has no tokens.",),
         )  # fmt: skip
 
-    def first_rows(self, n: int) -> Table:
+    def first_rows(self, n: int) -> TableHead:
         """One row per site: in which layers it is kept, and how large it is."""
         kinds: dict[str, list[str]] = {}
         for name in self.values:
@@ -232,7 +230,7 @@ class Recording(Shown):
             )
             for short, names in kinds.items()
         ]  # fmt: skip
-        return Table(("site", "layers", "dims", "shape of each", "dtype", "megabytes"), rows, len(rows), "site")
+        return TableHead(("site", "layers", "dims", "shape of each", "dtype", "megabytes"), rows, len(rows), "site")
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write a folder that `Recording.load` reads back, without the model.

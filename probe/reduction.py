@@ -36,12 +36,17 @@ def reduce_value(
         if not isinstance(reduced, Tensor):
             raise BadShape(f"a reduction returned {type(reduced).__name__}, expected a tensor")
         return reduced.clone()  # it may be part of a larger tensor, which would stay in memory with it
-    over = [i for i, dim in enumerate(dims) if dim == "batch" or (how != "mean per position" and dim in _POSITIONS)]
+    over = [dims.index(dim) for dim in taken_away(how, dims)]
     precise = at_least_float32(value)
     if real is None:
         return precise.sum(over) if how == "sum" else precise.mean(over)
     total = torch.where(real, precise, 0.0).sum(over)
     return total if how == "sum" else total / real.expand_as(value).sum(over)
+
+
+def taken_away(how: NamedReduction, dims: tuple[str, ...]) -> tuple[str, ...]:
+    """The dims of a value of which a reduction by name leaves nothing."""
+    return tuple(dim for dim in dims if dim == "batch" or (how != "mean per position" and dim in _POSITIONS))
 
 
 _POSITIONS = ("pos", "query_pos")

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probe.shown import Shown, Table, beginning
+from probe.shown import Shown, TableHead, beginning
 from probe.store import MANIFEST, manifest_text, save_files
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Result(Shown):
         }
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `table.csv` and `manifest.json` into a new folder, which appears whole or not at all.
+        """Write `table.csv`, `manifest.json` and their checksums into a new folder, which appears whole or not at all.
 
         Raises:
             NotSaved: the folder holds something already, or cannot be written.
@@ -59,7 +59,7 @@ class LongResult(Result):
 
         return pandas.DataFrame(list(self.rows()))
 
-    def first_rows(self, n: int) -> Table:
+    def first_rows(self, n: int) -> TableHead:
         """The first n rows of the table, made without the others."""
         import pandas
 

@@ -72,7 +72,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Table:
+class TableHead:
     """The beginning of a table."""
 
     columns: Sequence[str]
@@ -96,7 +96,7 @@ class Shown:
         """What it is in a line, and the few numbers that matter."""
         return Summary((type(self).__doc__ or "").split("\n")[0])
 
-    def first_rows(self, n: int) -> Table | None:
+    def first_rows(self, n: int) -> TableHead | None:
         """The first n rows of its table; None: it has none."""
         if not hasattr(self, "to_dataframe"):
             return None
@@ -128,10 +128,10 @@ class Shown:
         return f'<div style="line-height:1.6">{"".join(lines)}</div>'
 
 
-def beginning(table: "pandas.DataFrame", n: int, n_rows: int) -> Table:
+def beginning(table: "pandas.DataFrame", n: int, n_rows: int) -> TableHead:
     """The first n rows as they are shown: nothing where there is no number."""
     head = table.head(n).astype(object)
-    return Table(list(head.columns), head.where(head.notna(), None).values.tolist(), n_rows)
+    return TableHead(list(head.columns), head.where(head.notna(), None).values.tolist(), n_rows)
 
 
 def count(n: int, one: str, several: str | None = None) -> str:
@@ -223,7 +223,7 @@ def _tokens(tokens: Sequence[str]) -> str:
     return f'<div style="font-family:monospace">{"<wbr>".join(shown)}{more}</div>'
 
 
-def _table(table: Table) -> str:
+def _table(table: TableHead) -> str:
     """Its head, with how much more there is."""
     columns, body = table.columns[:COLUMNS], [row[:COLUMNS] for row in table.rows]
     texts = [any(isinstance(row[place], str) for row in body) for place in range(len(columns))]

@@ -90,7 +90,12 @@ IN_BLOCK = (
     Site("k_norm.normalized", "attn.k_norm.hook_normalized", _KEY, "keys normalised, before the gain", _qk_norm),
     Site("rot_q", "attn.hook_rot_q", _QUERY, "queries after rotation by position", _rotary),
     Site("rot_k", "attn.hook_rot_k", _KEY, "keys after rotation by position", _rotary),
-    Site("attn_scores", "attn.hook_attn_scores", _PAIRS, "query . key, scaled, before the mask and the softmax"),
+    Site(
+        "attn_scores",
+        "attn.hook_attn_scores",
+        _PAIRS,
+        "query . key, scaled (and capped by some models), before mask and softmax",
+    ),
     Site("pattern", "attn.hook_pattern", _PAIRS, "attention: softmax of the scores over the keys that a query sees"),
     Site("z", "attn.hook_z", _QUERY, "values mixed by the pattern, before the output projection"),
     Site("ln1_post.scale", "ln1_post.hook_scale", _SCALE, "what the norm after attention divides by", _post_norms),

@@ -14,7 +14,7 @@ from probe.errors import OutOfRange
 if TYPE_CHECKING:
     import pandas
 
-LONGEST = 5_000_000
+MOST_ROWS = 5_000_000
 """Rows that a table has at most: about half a gigabyte."""
 _POSITIONS = ("pos", "query_pos", "key_pos")
 
@@ -74,8 +74,8 @@ def prompted_table(value: Tensor, dims: Sequence[str], about: Prompted) -> "pand
 
 def check_rows(what: str, n_rows: int, instead: str) -> None:
     """Raise OutOfRange for more rows than a table should have; `instead` says what to do."""
-    if n_rows > LONGEST:
-        raise OutOfRange(f"{what}: a table of {n_rows:,} rows, and {LONGEST:,} are the most; {instead}")
+    if n_rows > MOST_ROWS:
+        raise OutOfRange(f"{what}: a table of {n_rows:,} rows, and {MOST_ROWS:,} are the most; {instead}")
 
 
 def _columns(value: Tensor, dims: Sequence[str]) -> dict[str, np.ndarray]:

@@ -34,7 +34,7 @@ from probe.errors import (
 )
 from probe.gpt import GPT
 from probe.provenance import fingerprint, provenance
-from probe.shown import Shown, Summary, Table, beginning
+from probe.shown import Shown, Summary, TableHead, beginning
 from probe.tables import check_rows, long_table
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class WordVectors(Shown):
         """How many, and the first words."""
         return Summary(f"{len(self.words):,} words of {self.d:,} numbers", {"first": self.words[:6]}, self.name)
 
-    def first_rows(self, n: int) -> Table:
+    def first_rows(self, n: int) -> TableHead:
         """Of the first word."""
         return beginning(self.to_dataframe(self.words[:1]), n, len(self.words) * self.d)
 

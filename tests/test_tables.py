@@ -86,10 +86,10 @@ def test_without_tokens_there_is_no_column_of_them():
 
 
 def test_a_table_that_would_be_too_large_is_refused_before_it_is_made(rec, monkeypatch):
-    monkeypatch.setattr("probe.tables.LONGEST", 3000)
+    monkeypatch.setattr("probe.tables.MOST_ROWS", 3000)
     assert len(rec.to_dataframe(("pattern", 0))) == 4 * (25 + 9)
     with pytest.raises(OutOfRange, match="'resid_post': a table of 960 rows, and 900 are the most; name one layer"):
-        monkeypatch.setattr("probe.tables.LONGEST", 900)
+        monkeypatch.setattr("probe.tables.MOST_ROWS", 900)
         rec.to_dataframe("resid_post")
     words = from_arrays("mine", [f"w{n}" for n in range(50)], torch.randn(50, 20))
     with pytest.raises(OutOfRange, match="50 words: a table of 1,000 rows, and 900 are the most; name some words"):

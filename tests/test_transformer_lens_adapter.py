@@ -5,6 +5,7 @@ Its numbers are compared with TransformerLens's own in tests/parity/.
 
 import contextvars
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from probe.errors import (
     UnsupportedModel,
 )
 from probe.tokens import Tokenizer
-from tests.tiny import CONFIGS, MORE, tiny_model, tiny_tokens
+from tests.tiny import CONFIGS, LLAMA, MORE, tiny_model, tiny_tokens
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 TOKENS = tiny_tokens()
@@ -349,3 +350,17 @@ def test_models_whose_sums_its_tools_do_not_do_are_refused(family, says):
             refused()
     assert set(MORE) - {"neox", "qwen3", "gemma2", "phi"} == {"neo"}
     assert probe.as_transformer_lens(tiny_model("neo"))(TOKENS).shape[:2] == TOKENS.shape
+
+
+def test_a_gain_of_one_plus_its_weight_is_folded_as_any_other():
+    torch.manual_seed(0)
+    model = probe.GPT(dataclasses.replace(LLAMA, norm="rms_plus_one"))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(".w"):
+                weight.normal_()
+    adapter = probe.as_transformer_lens(model)
+    assert adapter.cfg.normalization_type == "RMS" and adapter.cfg.uses_rms_norm and not adapter.b_U.any()
+    assert torch.equal(adapter.blocks[0].ln1.w, 1 + model.blocks[0].ln1.w)
+    resid = probe.record(model, TOKENS, sites="resid_post")["resid_post", model.config.n_layers - 1]
+    assert torch.allclose(adapter.unembed(adapter.ln_final(resid)), model(TOKENS), atol=1e-5)

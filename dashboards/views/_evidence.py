@@ -8,11 +8,11 @@ from state import evaluation, profile, profile_seconds
 
 from probe.figures.directions import layer_profile_lines, pair_differences, permutation_histogram, projection_strip
 from probe.figures.word_space import pair_arrows
-from views import _asked
-from views._asked import LEAST, Asked, name_missing
+from views import _pairs
+from views._pairs import LEAST_WIDTH, PairsInSpace, name_missing
 
 
-def evidence(asked: Asked) -> None:
+def evidence(asked: PairsInSpace) -> None:
     """Where the pairs stand, whether chance could do it, each pair."""
     twin = asked.kind != "static" and st.toggle(
         "Beside the untrained twin", key="twin", bind="query-params",
@@ -40,11 +40,11 @@ def evidence(asked: Asked) -> None:
     )  # fmt: skip
 
 
-def differences(asked: Asked) -> None:
+def differences(asked: PairsInSpace) -> None:
     """An arrow for each pair."""
     found = asked.direction
     name_missing(found.pairs.dropped)
-    figure(pair_arrows(found, theme=theme()), key="arrows", least_width=LEAST)
+    figure(pair_arrows(found, theme=theme()), key="arrows", least_width=LEAST_WIDTH)
     keep(
         found, asked.code(*asked.fit, "print(direction.to_dataframe().to_string())"), name="differences",
         heading="Every pair’s difference",
@@ -54,7 +54,7 @@ def differences(asked: Asked) -> None:
     )  # fmt: skip
 
 
-def through_layers(asked: Asked) -> None:
+def through_layers(asked: PairsInSpace) -> None:
     """The whole way from the embedding to the unembedding."""
     chosen, pairs = asked.chosen, asked.given
     wanted = (chosen.model_name, pairs, chosen.document_start)
@@ -65,7 +65,7 @@ def through_layers(asked: Asked) -> None:
         f"{chosen.model.config.n_layers} layers, once with this model and once with its untrained twin, and 1,000 fits "
         f"with swapped pairs at every layer. About {seconds:,.0f} s."
     )
-    if seconds > _asked.AT_ONCE and st.session_state.get("profile_of") != wanted:
+    if seconds > _pairs.AT_ONCE and st.session_state.get("profile_of") != wanted:
         st.button("Begin", key="begin_profile", on_click=lambda: st.session_state.update(profile_of=wanted))
         return
     found = profile(*wanted)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import streamlit as st
 from components.show import figure, keep, shown, theme
-from state import Effect, Push, dose, join_doses, steered, steered_logits
+from state import DoseQuestion, Push, dose, join_doses, steered, steered_logits
 from streamlit.delta_generator import DeltaGenerator
 
 from probe.errors import OutOfRange
@@ -14,7 +14,7 @@ from probe.figures.steering import dose_curve_lines
 from probe.methods.distribution import same_next_tokens
 from probe.methods.steering import DOSES, USED
 from probe.prompts import read_prompts
-from views._asked import Asked, text_of
+from views._pairs import PairsInSpace, text_of
 
 SENTENCE = "The cookie"
 """After it, one can see whether the model goes on in the plural."""
@@ -37,7 +37,7 @@ WORDS = 8
 """Texts after which the next token is compared."""
 
 
-def steer(asked: Asked) -> None:
+def steer(asked: PairsInSpace) -> None:
     """A text as it is, pushed along the direction, and pushed as far in a random one."""
     chosen = asked.chosen
     asked = dataclasses.replace(asked, kind="stream")
@@ -85,7 +85,7 @@ def steer(asked: Asked) -> None:
     )  # fmt: skip
 
 
-def effect(asked: Asked) -> None:
+def effect(asked: PairsInSpace) -> None:
     """How far doses of the direction move one next token above another, beside random directions."""
     chosen, asked = asked.chosen, dataclasses.replace(asked, kind="stream")
     usual, columns = CONTRASTS.get(asked.given.name, OTHERS), st.columns([2, 1, 1])
@@ -95,7 +95,8 @@ def effect(asked: Asked) -> None:
     if template.count("{}") != 1:
         raise OutOfRange(f"the texts {template[:60]!r}: expected {{}} once, where the word goes")
     words = [negative for _, negative in asked.pairs.held_out or asked.pairs.fit][:WORDS]
-    question = Effect(asked.space, asked.pairs, tuple(template.replace("{}", word) for word in words), target, against)
+    prompts = tuple(template.replace("{}", word) for word in words)
+    question = DoseQuestion(asked.space, asked.pairs, prompts, target, against)
     st.caption(
         f"After {len(words)} texts such as ‘{shown(question.prompts[0])}’, with {shown(asked.pairs.negative)} words, "
         f"so that there is room to move. {len(DOSES)} doses, added after layer {chosen.layer} (the sidebar’s) at the "

@@ -16,7 +16,7 @@ from probe.figures.word_space import two_directions, word_space_3d
 from probe.geometry import cosine
 from probe.methods.directions import Projections
 from probe.results import Result
-from views._asked import LEAST, MEASURES, Asked, name_missing, some, text_of
+from views._pairs import LEAST_WIDTH, MEASURES, PairsInSpace, name_missing, some, text_of
 
 NUMBERS = "zero one two three four five six seven eight nine"
 PEOPLE = "king queen man woman uncle aunt prince princess father mother kings queens men women"
@@ -24,7 +24,7 @@ K = 10
 """Neighbours, and answers to an analogy."""
 
 
-def words_along(asked: Asked) -> None:
+def words_along(asked: PairsInSpace) -> None:
     """Any words along the direction, the lowest first."""
     columns = st.columns([3, 2], vertical_alignment="bottom")
     with columns[0]:
@@ -47,7 +47,7 @@ def words_along(asked: Asked) -> None:
     )  # fmt: skip
 
 
-def near_words(asked: Asked) -> None:
+def near_words(asked: PairsInSpace) -> None:
     """The nearest words to each."""
     if not _has_vocabulary(asked):
         return
@@ -74,7 +74,7 @@ def near_words(asked: Asked) -> None:
     )  # fmt: skip
 
 
-def analogies(asked: Asked) -> None:
+def analogies(asked: PairsInSpace) -> None:
     """King - man + woman."""
     if not _has_vocabulary(asked):
         return
@@ -124,7 +124,7 @@ class Slice(Result):
         return pandas.DataFrame({"word": self.axes[0].words, **along})
 
 
-def two_axes(asked: Asked) -> None:
+def two_axes(asked: PairsInSpace) -> None:
     """Words between two directions."""
     _slice(
         asked,
@@ -133,7 +133,7 @@ def two_axes(asked: Asked) -> None:
     )
 
 
-def three_axes(asked: Asked) -> None:
+def three_axes(asked: PairsInSpace) -> None:
     """Words along three directions."""
     _slice(
         asked, [("The second axis", "gender"), ("The third axis", "size")],
@@ -141,7 +141,7 @@ def three_axes(asked: Asked) -> None:
     )  # fmt: skip
 
 
-def _slice(asked: Asked, others: list[tuple[str, str]], draw: Callable[..., Any]) -> None:
+def _slice(asked: PairsInSpace, others: list[tuple[str, str]], draw: Callable[..., Any]) -> None:
     """Words along this direction and others."""
     columns = st.columns([3, *(2 for _ in others)])
     with columns[0]:
@@ -158,7 +158,7 @@ def _slice(asked: Asked, others: list[tuple[str, str]], draw: Callable[..., Any]
         tuple(axis.project(words, source=axes[0].source) for axis in axes),
         {**axes[0].manifest, "words": words, "axes": [dict(axis.manifest["method_arguments"]) for axis in axes]},
     )
-    figure(draw(axes, words, theme()), key="slice", least_width=LEAST)
+    figure(draw(axes, words, theme()), key="slice", least_width=LEAST_WIDTH)
     angles = ", ".join(
         f"{shown(first.name)} and {shown(second.name)} {float(cosine(first.vector, second.vector)):+.3f}"
         for place, first in enumerate(axes) for second in axes[place + 1 :]
@@ -177,7 +177,7 @@ def _slice(asked: Asked, others: list[tuple[str, str]], draw: Callable[..., Any]
     )  # fmt: skip
 
 
-def _has_vocabulary(asked: Asked) -> bool:
+def _has_vocabulary(asked: PairsInSpace) -> bool:
     if asked.kind == "stream":
         st.info("Inside a model words are read in sentences, so there is no list of all words to search: take the "
                 "embedding, the unembedding or GloVe.")  # fmt: skip

@@ -9,8 +9,8 @@ from components.show import shown
 
 import probe
 from probe.errors import OutOfRange
-from views._asked import LONGEST, Asked, Kind
 from views._evidence import differences, evidence, through_layers
+from views._pairs import LONGEST, Kind, PairsInSpace
 from views._steering import effect, steer
 from views._word_views import analogies, near_words, three_axes, two_axes, words_along
 
@@ -44,7 +44,7 @@ def page(chosen: Selection) -> None:
     )  # fmt: skip
     text = _own_text() if name == OWN else ""
     view = st.segmented_control("Show", list(VIEWS), default=EVIDENCE, key="show", bind="query-params") or EVIDENCE
-    asked = Asked(chosen, kind, read_pairs(text) if name == OWN else probe.load_pairs(name))
+    asked = PairsInSpace(chosen, kind, read_pairs(text) if name == OWN else probe.load_pairs(name))
     _say_what(asked)
     VIEWS[view](asked)
 
@@ -74,7 +74,7 @@ def read_pairs(text: str) -> probe.WordPairs:
     return probe.WordPairs("your pairs", "first", "second", "", fit, (), OWN_TEMPLATES)
 
 
-def _say_what(asked: Asked) -> None:
+def _say_what(asked: PairsInSpace) -> None:
     """Which pairs, and where they are read."""
     pairs, chosen = asked.given, asked.chosen
     first = " − ".join(map(shown, pairs.fit[0]))
@@ -91,7 +91,7 @@ def _say_what(asked: Asked) -> None:
 
 
 EVIDENCE = "Evidence"
-VIEWS: dict[str, Callable[[Asked], None]] = {
+VIEWS: dict[str, Callable[[PairsInSpace], None]] = {
     EVIDENCE: evidence,
     "Differences": differences,
     "Words": words_along,

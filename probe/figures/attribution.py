@@ -60,7 +60,8 @@ def _title(found: LogitAttribution, prompt: int | None) -> str:
     if found.against is not None and not several:
         name += f" above '{token_label(found.texts[int(found.against[row])])}'"
     logit = float(found.logit.mean() if prompt is None else found.logit[row])
-    return f"Who wrote {name}: the parts of {logit:+.2f} logits"
+    capped = " before the soft cap" if found.before_cap else ""
+    return f"Who wrote {name}: the parts of {logit:+.2f} logits{capped}"
 
 
 def attribution_map(found: LogitAttribution, *, prompt: int | None = None, theme: ThemeName = "light") -> go.Figure:

@@ -7,7 +7,7 @@ exact: what is left out is what the change cannot reach.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -175,25 +175,26 @@ class CleanRun:
 
         `scale`: what the norm between them and the stream divides by, held as it was recorded.
         """
-        gain: Any = 1.0
+        gain: Tensor | None = None
         change = new - old
         change = change * mask.view(*mask.shape, *[1] * (change.ndim - 2))
         if scale is not None:
             change = (change / scale.view(*scale.shape[:2], *[1] * (change.ndim - 2))).to(change)
             gain = self.model.blocks[edit.layer].get_submodule(_NORM_AFTER[edit.site]).gain.to(change)  # type: ignore[union-attr]
         if edit.index is None and edit.site == "z":
-            resid.index_add_(0, edit.rows, torch.einsum("rphd,hdm->rpm", change, self.model.W_O[edit.layer] * gain))
+            resid.index_add_(
+                0, edit.rows, torch.einsum("rphd,hdm->rpm", change, _onto_stream(self.model.W_O[edit.layer], gain))
+            )
         elif edit.index is None:
             weight = self.model.W_out[edit.layer] if edit.site == "post" else None
-            resid.index_add_(0, edit.rows, change if weight is None else change @ (weight * gain))
+            resid.index_add_(0, edit.rows, change if weight is None else change @ _onto_stream(weight, gain))
         elif edit.site == "post":
-            resid.index_add_(
-                0, edit.rows, change[..., None] * (self.model.W_out[edit.layer][edit.index] * gain)[:, None]
-            )
+            written = _onto_stream(self.model.W_out[edit.layer][edit.index], gain)
+            resid.index_add_(0, edit.rows, change[..., None] * written[:, None])
         elif edit.site == "z":
             for head in edit.index.unique().tolist():
                 own = edit.index == head
-                resid.index_add_(0, edit.rows[own], change[own] @ (self.model.W_O[edit.layer, head] * gain))
+                resid.index_add_(0, edit.rows[own], change[own] @ _onto_stream(self.model.W_O[edit.layer, head], gain))
         else:
             raise AssertionError(f"{edit.site} has no heads or neurons")
 
@@ -371,6 +372,11 @@ def recorded_values(model: GPT, batch: PromptBatch, sites: Sequence[str]) -> dic
     if min(batch.lengths) == max(batch.lengths):
         return dict(recording.values)
     return {name: value.nan_to_num(nan=1.0 if "scale" in name else 0.0) for name, value in recording.values.items()}
+
+
+def _onto_stream(weight: Float[Tensor, "... d_model"], gain: Float[Tensor, " d_model"] | None) -> Tensor:
+    """What a weight writes, through the norm that stands between it and the stream, if there is one."""
+    return weight if gain is None else weight * gain
 
 
 def _place_of_pos(dims: Sequence[str]) -> int:

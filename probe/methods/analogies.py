@@ -242,14 +242,14 @@ def evaluate_analogies(
         raise OutOfRange(f"restrict={restrict}: expected at least 4 words")
     if isinstance(questions, (str, os.PathLike)):
         questions = read_questions(questions)
+    if not isinstance(questions, Mapping):
+        raise WrongType(f"questions {brief(questions)}: expected a file, or {{section: [(a, b, c, expected), ...]}}")
     n = min(restrict, len(words))
     spell = str.upper if ignore_case else str
     # The first, most frequent of several spellings is the one that counts.
     places = {spell(word): place for place, word in zip(reversed(range(n)), reversed(words.words[:n]), strict=True)}
     spelled = [spell(word) for word in words.words[:n]]
     asked, sections, skipped = [], [], []
-    if not isinstance(questions, Mapping):
-        raise WrongType(f"questions {brief(questions)}: expected a file, or {{section: [(a, b, c, expected), ...]}}")
     for section, rows in questions.items():
         for row in several(f"questions[{section!r}]", rows):
             if len(several("analogy question", row)) != 4 or not all(isinstance(word, str) for word in row):

@@ -126,6 +126,7 @@ class LogitAttribution(LongResult):
                 "sum of parts off by": float(self.error.abs().max()),
             },
             self.manifest["model"], self.str_tokens,
+            ("The logit is the one before the model’s soft cap.",) if self.before_cap else (),
         )  # fmt: skip
 
     def _named(self, tokens: Int[Tensor, " batch"]) -> str:

@@ -30,7 +30,7 @@ from probe.provenance import fingerprint, provenance
 from probe.recording import record
 from probe.results import Result
 from probe.shown import Summary, count
-from probe.sites import describe_site, full_name, split_name
+from probe.sites import RESIDUAL, describe_site, full_name, split_name
 from probe.statistics import SIGNIFICANT, Estimate, bootstrap, p_value
 from probe.words import WordVectors
 
@@ -380,7 +380,7 @@ def _place(model: GPT, direction: Direction, site: str | None, layer: int | None
     own_layer, suffix = found
     at = check_index("layer", own_layer if layer is None else layer, n_layers, owner="this model")
     short = suffix.removeprefix("hook_") if site is None else site
-    check_choice("site to steer", short, ("resid_pre", "resid_mid", "resid_post"))
+    check_choice("site to steer", short, RESIDUAL)
     return full_name(model.config, short, at)
 
 

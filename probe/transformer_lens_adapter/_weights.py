@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from probe.config import GPTConfig
 from probe.errors import check_index
-from probe.gpt import GPT, NORMS
+from probe.gpt import GPT
+from probe.norms import NORMS
 from probe.prompts import token_id
 
 ATTENTION = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")
@@ -24,7 +25,7 @@ GATED_MLP = (*MLP, "W_gate", "b_gate")
 
 
 @dataclass(frozen=True, eq=False)
-class Unembedding:
+class FoldedUnembedding:
     """From the normalised stream to logits."""
 
     W_U: Float[Tensor, "d_model d_vocab"]
@@ -52,8 +53,8 @@ class Blocks(Sequence[Any]):
             return SimpleNamespace(**{name: weight_of(self._model, name, layer) for name in names})
 
         norms = {
-            name: SimpleNamespace(**{key: weight.detach() for key, weight in getattr(block, name).named_parameters()})
-            for name in ("ln1", "ln2")
+            name: SimpleNamespace(w=norm.gain.detach(), **({"b": norm.b.detach()} if hasattr(norm, "b") else {}))
+            for name, norm in (("ln1", block.ln1), ("ln2", block.ln2))
         }
         return SimpleNamespace(
             attn=read(ATTENTION),
@@ -87,14 +88,14 @@ class AdapterWeights:
     def b_U(self) -> Float[Tensor, " d_vocab"]:
         """What the final norm's bias adds to each logit; zeros where it has none."""
         weight = self._model.W_U.detach().to(torch.promote_types(self._model.dtype, torch.float32))
-        if self._model.config.norm == "rms":
+        if self._model.config.norm != "layer":
             return weight.new_zeros(weight.shape[1])
         return self._model.ln_final.b.detach().to(weight.dtype) @ weight
 
     @property
-    def unembed(self) -> Unembedding:
+    def unembed(self) -> FoldedUnembedding:
         """The two together."""
-        return Unembedding(self.W_U, self.b_U)
+        return FoldedUnembedding(self.W_U, self.b_U)
 
     @property
     def ln_final(self) -> nn.Module:

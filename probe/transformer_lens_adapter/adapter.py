@@ -27,7 +27,7 @@ from probe.transformer_lens_adapter._hooks import Hook, HookedSite, NamesMeant, 
 from probe.transformer_lens_adapter._passes import AdapterPasses, PassOptions, Returned, check_reset, gradients
 from probe.transformer_lens_adapter._weights import AdapterWeights
 
-ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu_quick": "quick_gelu"}
+THEIR_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu_quick": "quick_gelu"}
 """TransformerLens's words for them, where they differ."""
 PECULIAR = ("parallel", "post_norms", "qk_norm", "attn_soft_cap", "logit_soft_cap", "embed_scale", "unembed_bias")
 """Of a config: what the sums of TransformerLens's tools, or the folded `W_U`, leave out."""
@@ -100,15 +100,14 @@ class TransformerLensAdapter(AdapterPasses, AdapterWeights):
         """A `TransformerLensConfig`. It describes; writing to it raises."""
         from transformer_lens.config import TransformerLensConfig
 
-        config = self._model.config
+        config, rms = self._model.config, self._model.config.norm != "layer"
         described = TransformerLensConfig(
             d_model=config.d_model, d_head=config.d_head, n_layers=config.n_layers, n_ctx=config.n_ctx,
             n_heads=config.n_heads, d_mlp=config.d_mlp, d_vocab=config.d_vocab, n_key_value_heads=config.kv_heads,
             device=str(self._model.device), dtype=self._model.dtype, eps=config.norm_eps, gated_mlp=config.gated_mlp,
             positional_embedding_type="rotary" if config.positions == "rotary" else "standard",
-            act_fn=ACTIVATIONS.get(config.activation, config.activation),
-            uses_rms_norm=config.norm == "rms", final_rms=config.norm == "rms",
-            normalization_type="RMS" if config.norm == "rms" else "LN",
+            act_fn=THEIR_ACTIVATIONS.get(config.activation, config.activation),
+            uses_rms_norm=rms, final_rms=rms, normalization_type="RMS" if rms else "LN",
             default_prepend_bos=self._document_start, use_attn_result=True, use_split_qkv_input=True,
         )  # fmt: skip
         more = {"model_name": self._model.name, "use_hook_mlp_in": True, "use_attn_in": False}

@@ -8,10 +8,11 @@ families: dropout, token ids, dtype, cache and version keys, and whatever tools 
 from collections.abc import Mapping
 from typing import Any
 
+from probe.arguments import brief
 from probe.config import MOST_LAYERS, GPTConfig
 from probe.errors import UnsupportedModel
 from probe.weights._hf_families import find_family, nearest_family
-from probe.weights._hf_family import Family, brief
+from probe.weights._hf_family import Family
 from probe.weights._hf_rotary import write_rotary
 
 NUMBERS = ("layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps")

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from probe.arguments import brief
 from probe.config import GPTConfig
 from probe.errors import UnsupportedModel
-from probe.weights._hf_family import Family, brief
+from probe.weights._hf_family import Family
 from probe.weights._hf_gpt2 import GPT2, GPT_NEO
 from probe.weights._hf_llama import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3
 from probe.weights._hf_neox import GPT_NEOX, PHI

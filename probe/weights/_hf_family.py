@@ -133,12 +133,6 @@ def activation(values: Mapping[str, Any], key: str, source: str) -> Any:
     return ACTIVATION_NAMES[name]
 
 
-def brief(value: object) -> str:
-    """For messages."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def norm(theirs: str, ours: str, *, bias: bool) -> Iterator[Stored]:
     """The tensors of a norm."""
     yield Stored(f"{theirs}.weight", (f"{ours}.w",))

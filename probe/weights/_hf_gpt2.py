@@ -7,6 +7,7 @@ its scores are not scaled, and its local layers see a window.
 from collections.abc import Iterator
 from typing import Any
 
+from probe.arguments import brief
 from probe.config import GPTConfig
 from probe.errors import UnsupportedModel
 from probe.weights._hf_family import (
@@ -14,7 +15,6 @@ from probe.weights._hf_family import (
     Family,
     Stored,
     activation,
-    brief,
     head_size,
     linear,
     norm,

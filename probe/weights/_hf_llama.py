@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from probe.arguments import brief
 from probe.config import GPTConfig
 from probe.errors import UnsupportedModel
 from probe.weights._hf_family import (
@@ -11,7 +12,6 @@ from probe.weights._hf_family import (
     Family,
     Stored,
     activation,
-    brief,
     head_size,
     linear,
     norm,

@@ -45,7 +45,8 @@ def read_rotary(
     always with dynamic scaling, and with yarn and longrope where the original context times the factor is longer.
 
     Raises:
-        UnsupportedModel: an unknown kind or key of scaling, a part of each head only, or a key that is missing.
+        UnsupportedModel: an unknown kind or key of scaling, a part of each head in a family that turns
+            whole ones, or a key that is missing.
     """
     rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
     if not isinstance(rope, Mapping):

@@ -1,7 +1,7 @@
 """The directions page: every view shows the library's numbers, and words that are not there are named."""
 
 import pytest
-from views import _asked, _steering, _word_views, directions
+from views import _pairs, _steering, _word_views, directions
 
 import probe
 from probe.errors import OutOfRange
@@ -121,7 +121,7 @@ def test_a_profile_is_the_librarys(open_page, tiny_folder):
 
 
 def test_a_long_profile_waits_for_its_button(open_page, monkeypatch):
-    monkeypatch.setattr(_asked, "AT_ONCE", -1.0)
+    monkeypatch.setattr(_pairs, "AT_ONCE", -1.0)
     app = right(open_page("directions", show="Layers", pairs="my own"))
     assert not app.code
     right(app.button(key="begin_profile").click().run())

@@ -7,6 +7,7 @@ import torch
 
 import probe
 from probe.errors import SiteNotRecorded, UnknownName
+from probe.figures.attribution import attribution_bars
 from probe.methods._patches import PATCHED
 from probe.methods._reruns import CleanRun, Part, Row
 from probe.methods.check import check_model
@@ -118,6 +119,8 @@ def test_a_logit_is_the_sum_of_what_every_part_wrote(model):
     said = torch.stack([rec.logits[row, -1, 5] for row in range(len(RAGGED))])
     torch.testing.assert_close(model.unembed.soft_cap(found.logit), said, atol=EXACT, rtol=0)
     assert found.before_cap == (model.config.logit_soft_cap is not None)
+    assert ("before the model’s soft cap" in repr(found)) == found.before_cap
+    assert ("before the soft cap" in attribution_bars(found).layout.title.text.replace("<br>", " ")) == found.before_cap
     for row in range(len(RAGGED)):
         for layer in range(3):
             mlp = found.contributions[[part.name for part in found.parts].index(f"L{layer} MLP"), row]

@@ -21,12 +21,12 @@ LONGEST = 600
 """Characters of a list of words: near spellings of each that is missing are looked for, in 0.1 s."""
 AT_ONCE = 5.0
 """Seconds: what is expected to take less is begun without being asked."""
-LEAST = 640
+LEAST_WIDTH = 640
 """Width in which the words of a picture keep apart (pixels)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class PairsInSpace:
     """What every view shows: some pairs in a space of words."""
 
     chosen: Selection
@@ -55,7 +55,7 @@ class Asked:
         """What tells the two sides of the pairs apart."""
         return direction(self.space, self.pairs)
 
-    def within(self, name: str) -> "Asked":
+    def within(self, name: str) -> "PairsInSpace":
         """Another list in the same space."""
         return dataclasses.replace(self, given=probe.load_pairs(name))
 
