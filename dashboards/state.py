@@ -317,10 +317,13 @@ def tuned_lens(name: str) -> probe.TunedLens | None:
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading every layer")
-def lens_readout(name: str, ids: tuple[int, ...], taken_out: TakenOut = (), tuned: bool = False) -> LensReadout:
-    """The logit lens, on the model without these heads."""
-    model = load_model(name)
-    return probe.logit_lens(model, _streams(name, ids, taken_out), tuned=tuned_lens(name) if tuned else None)
+def lens_readout(
+    name: str, ids: tuple[int, ...], taken_out: TakenOut = (), tuned: bool = False, watch: tuple[int, ...] = ()
+) -> LensReadout:
+    """The logit lens, on the model without these heads; `watch`: tokens to follow, or else all that were ever first."""
+    return probe.logit_lens(
+        load_model(name), _streams(name, ids, taken_out), tuned=tuned_lens(name) if tuned else None, watch=watch or None
+    )
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading every layer of both")

@@ -27,7 +27,7 @@ from state import (
 
 import probe
 from probe.figures._theme import ThemeName
-from probe.figures.attention import attention_heatmap, attention_lines
+from probe.figures.attention import attention_heatmap, attention_lines, row_in_every_head
 from probe.figures.heads import token_effect_bars
 from probe.methods.attention import HeadPair, HeadPattern, read_look
 from probe.methods.heads import SCORES
@@ -252,16 +252,16 @@ def _score(chosen: Selection, pair: HeadPair) -> str:
     return total if chosen.model.config.attn_soft_cap is None else f"{total} ({pair.score:.3f} after the soft cap)"
 
 
-WRITTEN, BY_WEIGHTS, PRODUCT, LINES, ALIKE = (
+WRITTEN, BY_WEIGHTS, PRODUCT, LINES, EVERY, ALIKE = (
     "what it writes here", "what it would write for the key", "query · key, number by number", "as lines",
-    "heads alike",
+    "this row in every head", "heads alike",
 )  # fmt: skip
 
 
 def _more(chosen: Selection, recording: probe.Recording, plain: HeadPattern) -> None:
     """One further look at the head, computed only if it is asked for."""
     wanted = st.segmented_control(
-        "More of this head", [WRITTEN, BY_WEIGHTS, PRODUCT, LINES, ALIKE], default=WRITTEN, key="more",
+        "More of this head", [WRITTEN, BY_WEIGHTS, PRODUCT, LINES, EVERY, ALIKE], default=WRITTEN, key="more",
         bind="query-params",
     )  # fmt: skip
     layer, head = chosen.layer, chosen.head
@@ -292,6 +292,9 @@ def _more(chosen: Selection, recording: probe.Recording, plain: HeadPattern) -> 
     elif wanted == LINES:
         figure(attention_lines(plain, query=chosen.query, theme=theme()), key="lines-of-one")
         figure(attention_lines(plain, theme=theme()), key="lines-of-all")
+    elif wanted == EVERY:
+        rows = looks(chosen.model_name, chosen.ids, chosen.taken_out, chosen.query)
+        figure(row_in_every_head(rows, chosen.str_tokens, chosen.query, theme=theme()), key="every-head")
     elif wanted == ALIKE:
         _alike(chosen, recording)
 

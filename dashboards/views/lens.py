@@ -7,8 +7,10 @@ from components.show import figure, keep, shown, theme
 from components.token_strip import token_strip
 from state import LENS_POSITIONS, lens_change, lens_positions, lens_readout, tuned_lens
 
+from probe.errors import BadPrompt, OutOfRange
 from probe.figures.lens import Colour, lens_difference_heatmap, lens_heatmap, lens_lines, place_label
 from probe.methods.lens import LensDifference, LensReadout
+from probe.prompts import token_id
 from probe.sites import residual_sites
 from probe.tokens import show_token
 
@@ -23,6 +25,8 @@ CELL, BESIDE_CELLS = 44, 230
 """Width of a cell of the map that has room for a token, and what axis and colour bar take (pixels)."""
 WRITTEN = 32
 """Positions up to which the map of 30 layers has tokens in its cells."""
+FOLLOWED = 6
+"""Lines that can be told apart."""
 
 
 def page(chosen: Selection) -> None:
@@ -36,7 +40,8 @@ def page(chosen: Selection) -> None:
             help="With heads taken out (in the sidebar): what each layer says otherwise than in the whole model.",
         )  # fmt: skip
     asked = chosen.model_name, chosen.ids, chosen.taken_out, tuned
-    readout = lens_readout(*asked)
+    watch = _watched(chosen)
+    readout = lens_readout(*asked, watch)
     difference = lens_change(*asked) if changed and chosen.taken_out else None
     kept = lens_positions(len(chosen.ids))
     if kept[0]:
@@ -45,9 +50,10 @@ def page(chosen: Selection) -> None:
         figure(lens_difference_heatmap(difference, theme=theme()), key="lens-change", least_width=_width(len(kept)))
     figure(lens_heatmap(readout, colour=colour, theme=theme()), key="lens", least_width=_width(len(kept)))
     position = max(chosen.query, kept[0])
-    _position(chosen, readout, kept, position)
+    _position(chosen, readout, kept, position, watch)
     keep(
-        readout if difference is None else difference, _code(chosen, kept, position, tuned, difference), name="lens",
+        readout if difference is None else difference, _code(chosen, kept, position, tuned, difference, watch),
+        name="lens",
         heading="What would each layer say next?",
         caption="Each place of the residual stream is read with the model’s own final norm and unembedding"
         + (", after a translation that was fitted for each place (tuned lens). " if tuned else ". Early layers do not "
@@ -66,6 +72,32 @@ def _width(n_positions: int) -> int:
     return BESIDE_CELLS + CELL * n_positions if n_positions <= WRITTEN else 0
 
 
+def _watched(chosen: Selection) -> tuple[int, ...]:
+    """Token ids that the reader wants to follow.
+
+    Raises:
+        BadPrompt: one that is not a single token; the message shows its pieces.
+        OutOfRange: more than can be told apart.
+    """
+    given = st.text_input(
+        "Follow these tokens", key="watch", bind="query-params", placeholder="every token that was ever first",
+        max_chars=300, help="Words with commas between them, such as ‘Paris, London’: each as one token, with the "
+        "space before it where the model has it so.",
+    )  # fmt: skip
+    words = list(dict.fromkeys(word.strip() for word in given.split(",") if word.strip()))
+    if len(words) > FOLLOWED:
+        raise OutOfRange(f"{len(words)} tokens to follow: {FOLLOWED} lines are the most that can be told apart")
+    return tuple(_one_token(chosen, word) for word in words)
+
+
+def _one_token(chosen: Selection, word: str) -> int:
+    config, tokenizer = chosen.model.config, chosen.model.tokenizer
+    try:
+        return token_id(config, tokenizer, f" {word}")
+    except BadPrompt:
+        return token_id(config, tokenizer, word)
+
+
 def _tuned(chosen: Selection) -> bool:
     found = tuned_lens(chosen.model_name)
     return st.toggle(
@@ -75,7 +107,9 @@ def _tuned(chosen: Selection) -> bool:
     ) and found is not None  # fmt: skip
 
 
-def _position(chosen: Selection, readout: LensReadout, kept: list[int], position: int) -> None:
+def _position(
+    chosen: Selection, readout: LensReadout, kept: list[int], position: int, watch: tuple[int, ...]
+) -> None:  # fmt: skip
     """One column of the map: what each place expects after one token, and what that step added."""
     st.subheader("From the embedding to the end")
     ends = dict(zip(kept, readout.final_tokens[0].tolist(), strict=True))
@@ -91,8 +125,8 @@ def _position(chosen: Selection, readout: LensReadout, kept: list[int], position
     )  # fmt: skip
     st.markdown(
         f"The darker, the surer the model is in the end of what comes next. After "
-        f"‘{shown(show_token(chosen.str_tokens[position]))}’ \\[{position}\\] (click another): the rank of every token "
-        "that was first at some place."
+        f"‘{shown(show_token(chosen.str_tokens[position]))}’ \\[{position}\\] (click another): the rank of "
+        f"{'the tokens to follow' if watch else 'every token that was first at some place'}."
     )
     figure(lens_lines(readout, position=position, theme=theme()), key="lens-lines")
     st.markdown("The likeliest tokens at one place, and how likely they were one step before:")
@@ -121,7 +155,8 @@ def _candidates(readout: LensReadout, place: int, column: int) -> pandas.DataFra
 
 
 def _code(
-    chosen: Selection, kept: list[int], position: int, tuned: bool, difference: LensDifference | None
+    chosen: Selection, kept: list[int], position: int, tuned: bool, difference: LensDifference | None,
+    watch: tuple[int, ...],
 ) -> str:  # fmt: skip
     sites, positions = residual_sites(chosen.model.config), f"list(range({kept[0]}, {kept[-1] + 1}))"
     arguments = f"sites={sites}, positions={positions}, document_start=document_start"
@@ -138,7 +173,7 @@ def _code(
     return chosen.code(
         *lens,
         f"recording = probe.record(model, prompt, {arguments}{chosen.without})",
-        f"readout = probe.logit_lens(model, recording{with_lens})",
+        f"readout = probe.logit_lens(model, recording{with_lens}{f', watch={list(watch)}' if watch else ''})",
         f"for place, tokens in zip(readout.places, readout.top_tokens[:, 0, {kept.index(position)}, 0].tolist()):",
         "    print(place, readout.texts[tokens])",
     )

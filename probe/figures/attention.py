@@ -1,7 +1,10 @@
 """Figures of `methods/attention.py`."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float
 
 from probe.figures._theme import ThemeName, colour_bar, colour_scale, find_theme, themed, token_axis, token_label
 from probe.methods.attention import HeadPattern
@@ -81,6 +84,34 @@ def attention_lines(head: HeadPattern, *, theme: ThemeName = "light", query: int
     right = {**axis, "overlaying": "y", "side": "right", "showgrid": False, "ticks": "", "automargin": True}
     figure.update_layout(yaxis2=right)
     figure.add_trace(go.Scatter(x=[], y=[], yaxis="y2", showlegend=False))  # an axis without a trace is not drawn
+    return figure
+
+
+def row_in_every_head(
+    rows: Float[np.ndarray, "layer head key_pos"], str_tokens: Sequence[str], query: int, *, theme: ThemeName = "light"
+) -> go.Figure:
+    """Where one token looks, a line for each head, the first layer on top; what comes after it is background."""
+    look = find_theme(theme)
+    layers, heads, n = rows.shape
+    weights = rows.reshape(layers * heads, n).astype(np.float32)
+    weights[:, query + 1 :] = np.nan
+    names = [[f"layer {line // heads}, head {line % heads}"] * n for line in range(len(weights))]
+    tokens = [f"{token_label(text, longest=None)} [{position}]" for position, text in enumerate(str_tokens)]
+    figure = go.Figure(
+        go.Heatmap(
+            z=weights, zmin=0.0, zmax=1.0, colorscale=colour_scale(look.sequential), hoverongaps=False,
+            colorbar=colour_bar(look, "attention weight", tickformat=".0%"),
+            customdata=np.stack([np.array(names), np.array([tokens] * len(weights))], axis=-1),
+            hovertemplate="%{customdata[0]} looks at %{customdata[1]}<br>weight %{z:.4f}<extra></extra>",
+        )
+    )  # fmt: skip
+    themed(figure, look, title=f"Where {tokens[query]} looks in every head", height=min(1600, 200 + 5 * len(weights)))
+    figure.update_xaxes(token_axis(str_tokens, title="looked at (key)", tickangle=-60))
+    figure.update_yaxes(
+        title_text="layer, its heads below one another", tickmode="array", showgrid=False,
+        tickvals=[layer * heads for layer in range(layers)], ticktext=[str(layer) for layer in range(layers)],
+        range=[len(weights) - 0.5, -0.5],
+    )  # fmt: skip
     return figure
 
 

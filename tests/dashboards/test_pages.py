@@ -90,6 +90,8 @@ def test_more_of_a_head_is_the_librarys(open_page, tiny_folder):
     for more in ("what it writes here", "what it would write for the key", "as lines", "heads alike"):
         right(app := open_page("heads", more=more, **where))
         assert not app.error
+    row = open_page("heads", more="this row in every head", **where)
+    assert not row.error and "in every head" in row.get("plotly_chart")[-1].proto.spec
     table = open_page("heads", more="query · key, number by number", **where).dataframe[1].value
     turned = probe.record(model, "one two three four", document_start=True)
     alike = open_page("heads", more="heads alike", **where).dataframe[1].value
@@ -184,3 +186,19 @@ def test_a_tuned_lens_is_used_where_there_is_one_and_never_fitted_by_a_page(open
     assert not app.exception and app.toggle(key="tuned").disabled
     assert "load_tuned_lens" in app.toggle(key="tuned").help
     state.tuned_lens.clear()
+
+
+def test_tokens_that_are_followed_through_the_layers_are_the_librarys(open_page, tiny_folder):
+    app = open_page("lens", prompt="one two three", watch="two, four")
+    right(app)
+    model = probe.load_model(tiny_folder)
+    stream = probe.record(model, "one two three", sites=["resid_pre", "resid_mid", "resid_post"], document_start=True)
+    expected = probe.logit_lens(model, stream, watch=[" two", " four"]).to_dataframe()
+    shown = app.dataframe[-1].value
+    for column in ("place", "token_id", "rank"):
+        assert shown[shown.kind == "watched"][column].tolist() == expected[expected.kind == "watched"][column].tolist()
+    assert "watch=" in app.code[0].value
+    app.text_input(key="watch").set_value("not one token").run()
+    assert not app.exception and "not one token" in app.error[0].value.replace("\\", "")
+    app.text_input(key="watch").set_value("a, b, c, d, e, f, g").run()
+    assert "6 lines" in app.error[0].value

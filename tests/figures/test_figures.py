@@ -12,7 +12,7 @@ import pytest
 from probe.errors import UnknownName
 from probe.figures._marks import titled
 from probe.figures._theme import THEMES, colour_at, colour_scale, find_theme, luminance_of, text_on, token_label
-from probe.figures.attention import FAINTEST, attention_heatmap, attention_lines
+from probe.figures.attention import FAINTEST, attention_heatmap, attention_lines, row_in_every_head
 from probe.figures.attribution import attribution_bars
 from probe.figures.distribution import next_token_bars
 from probe.figures.lens import lens_difference_heatmap, lens_heatmap, lens_lines, place_label
@@ -305,3 +305,16 @@ def test_long_titles_and_the_lines_below_them_are_broken_and_make_room(title):
     assert all(len(line) <= 60 for line in first.split("<br>"))
     n_lines = len(first.split("<br>")) - 1 + len(below)
     assert len(below) == 3 and figure.layout.margin.t - plain.layout.margin.t >= 17 * n_lines
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_one_row_of_every_head_hides_what_comes_after_it(theme):
+    rows = np.random.default_rng(0).random((2, 3, 5))
+    figure = row_in_every_head(rows, ["<b>", " a", " a", " c", " d"], 2, theme=theme)
+    drawn = figure.data[0]
+    assert np.allclose(drawn.z[:, :3], rows.reshape(6, 5)[:, :3], atol=1e-6) and np.isnan(drawn.z[:, 3:]).all()
+    assert (drawn.zmin, drawn.zmax) == (0.0, 1.0)
+    assert list(drawn.customdata[4, 2]) == ["layer 1, head 1", f"{token_label(' a', longest=None)} [2]"]
+    assert list(figure.layout.yaxis.tickvals) == [0, 3] and list(figure.layout.yaxis.ticktext) == ["0", "1"]
+    assert "<b>" not in json.dumps(figure.to_plotly_json(), default=str)
+    assert rows[0, 0, 4] > 0  # what was handed in is as it was
