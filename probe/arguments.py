@@ -16,6 +16,7 @@ from numbers import Real
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from probe.errors import OutOfRange, WrongType, as_integer
@@ -135,6 +136,8 @@ def _number(name: str, value: Any) -> float:
 
 
 def _truth(name: str, value: Any) -> bool:
+    if isinstance(value, Tensor) and value.ndim == 0 and value.dtype == torch.bool:
+        return bool(value)
     if not isinstance(value, (bool, np.bool_)):
         raise WrongType(f"{name}={brief(value)}: expected True or False")
     return bool(value)

@@ -226,7 +226,7 @@ class GPT(NamedWeights, nn.Module):
         b_U = self.unembed.b_U
         if tokens is None:
             return self.unembed.soft_cap(affine(final, self.W_U, b_U))
-        logits = torch.einsum("bkd,btd->bkt", final, self.W_U.T[tokens])
+        logits = torch.einsum("bkd,btd->bkt", final, F.embedding(tokens, self.W_U.t()))
         return self.unembed.soft_cap(logits if b_U is None else logits + b_U[tokens][:, None])
 
     @torch.no_grad()

@@ -1,4 +1,9 @@
-"""Products with weights that are stored as (in, out)."""
+"""Products with weights that are stored as (in, out).
+
+A weight is turned by `t()`, never by `.T`: torch answers the attribute with Python's lock held and may wait there for
+the weight's own lock, which a thread that begins a graph at this weight holds while it waits for Python's. Two threads
+with one model would wait for each other for ever (seen with torch 2.13).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +16,7 @@ def affine(x: Float[Tensor, "... n"], weight: Float[Tensor, "n m"], offset: Tens
     if x.numel() == x.shape[-1] and x.device.type == "cpu" and not torch.is_grad_enabled():
         product = times_matrix(x.reshape(-1), weight).view(*x.shape[:-1], -1)
         return product if offset is None else product + offset
-    return F.linear(x, weight.T, offset)
+    return F.linear(x, weight.t(), offset)
 
 
 def times_matrix(x: Float[Tensor, " n"], weight: Float[Tensor, "n m"]) -> Float[Tensor, " m"]:
@@ -21,11 +26,11 @@ def times_matrix(x: Float[Tensor, " n"], weight: Float[Tensor, "n m"]) -> Float[
     reaches 11-14 GB/s, this 17-25, and 31 in place of 12 for the unembedding, which is stored as (out, in).
     """
     threads = torch.get_num_threads()
-    by_output = weight.T.is_contiguous()  # the unembedding, where it is the embedding
+    by_output = weight.t().is_contiguous()  # the unembedding, where it is the embedding
     if weight.shape[int(by_output)] % threads:
         return x @ weight
     if by_output:
-        return torch.bmm(weight.T.view(threads, -1, len(x)), x.expand(threads, 1, -1).mT).flatten()
+        return torch.bmm(weight.t().view(threads, -1, len(x)), x.expand(threads, 1, -1).transpose(1, 2)).flatten()
     return torch.bmm(x.view(threads, 1, -1), weight.view(threads, -1, weight.shape[1])).sum(0)[0]
 
 

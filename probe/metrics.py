@@ -278,7 +278,8 @@ def _ids(model: GPT, batch: PromptBatch, tokens: Tokens, what: str) -> list[int]
 
 def _named(tokens: Tokens, otherwise: str) -> str:
     """How a metric calls its token: itself, or what it is for where each prompt has another."""
-    return repr(tokens) if isinstance(tokens, (str, int)) else otherwise
+    single = tokens if isinstance(tokens, str) else as_integer(tokens)
+    return otherwise if single is None else repr(single)
 
 
 def _at(batch: PromptBatch, position: int) -> Int[Tensor, "prompt one"]:

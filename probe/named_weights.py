@@ -32,7 +32,8 @@ class PerLayer:
         if weight is None:
             raise ProbeError(f"no {self._name}: this model was built without it")
         if rest and self._by_head and not isinstance(rest[0], (slice, list, Tensor, type(None), type(...))):
-            rest[0] = self._check_head(rest[0], weight.shape[0])
+            # A method, which lets other threads go on meanwhile; [head] would not: see linear.py.
+            weight = weight.select(0, self._check_head(rest.pop(0), weight.shape[0]))
         try:
             return weight[tuple(rest)] if rest else weight
         except (IndexError, TypeError) as error:
@@ -105,7 +106,7 @@ class NamedWeights:
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
         """Unembedding: each token's output direction (tied: a view of W_E)."""
-        return self.embed.W_E.T if self.unembed.W_U is None else self.unembed.W_U
+        return self.embed.W_E.t() if self.unembed.W_U is None else self.unembed.W_U
 
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]:
@@ -122,10 +123,11 @@ class NamedWeights:
     def logit_directions(self) -> Float[Tensor, "d_model d_vocab"]:
         """W_U as the normalised residual stream meets it: the final norm's gain folded in, and the mean that a
         LayerNorm subtracts taken out. Without graph, in float32 or better."""
-        both = self.W_U, self.ln_final.gain
-        weight, gain = (w.detach().to(torch.promote_types(w.dtype, torch.float32)) for w in both)
-        folded = gain[:, None] * weight
-        return folded - folded.mean(0) if self.config.norm == "layer" else folded
+        with torch.no_grad():
+            both = self.W_U, self.ln_final.gain
+            weight, gain = (w.detach().to(torch.promote_types(w.dtype, torch.float32)) for w in both)
+            folded = gain[:, None] * weight
+            return folded - folded.mean(0) if self.config.norm == "layer" else folded
 
     @property
     def W_Q(self) -> PerLayer:

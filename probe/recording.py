@@ -190,9 +190,11 @@ class Recording(Shown):
     def _dims(self, name: str) -> tuple[str, ...]:
         """Of a kept value; without those that a reduction took away. Empty: unknown, a function reduced it."""
         how = self.manifest["arguments"]["reduce"]
-        found = None if name == "logits" else how.get(name, how.get(describe_site(name).short))
-        if found is None:
+        meant = () if name == "logits" else (name, describe_site(name).short)
+        found = [reduction for site, reduction in how.items() if site in meant]  # the last one counts
+        if not found:
             return _dims(name)
+        found = found[-1]
         if found not in get_args(NamedReduction):
             return ()
         dims = _dims(name)

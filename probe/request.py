@@ -150,7 +150,7 @@ def _read_resid(model: GPT, resid: Tensor) -> tuple[Tensor, list[int]]:
         raise BadShape(f"residual stream of shape {tuple(resid.shape)}: expected (batch, pos, d_model = {d_model})")
     if resid.shape[1] > model.config.n_ctx:
         raise BadPrompt(f"residual stream of {resid.shape[1]} positions: the context holds {model.config.n_ctx}")
-    resid = resid.to(model.device, model.dtype)
+    resid = resid.to(model.device, model.dtype, copy=True)  # else the recording would hold the tensor of the caller
     if not contains_nan(resid):
         return resid, [resid.shape[1]] * resid.shape[0]
     # What `record` kept of shorter prompts: NaN after their end, and nowhere else.

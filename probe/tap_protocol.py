@@ -13,7 +13,7 @@ class Tap(Protocol):
     """What watches a pass. `NO_TAP` watches nothing."""
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
-        """See one value; the pass goes on with what is returned."""
+        """See one value; the pass goes on with what is returned. What is not wanted may be written to afterwards."""
         ...
 
     def wants(self, name: str) -> bool:

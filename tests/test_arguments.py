@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 import probe
 from probe.arguments import checked
@@ -19,6 +20,9 @@ pytestmark = [
     pytest.mark.usefixtures("as_users_run_it"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),  # gensim leaves a file open
 ]
+
+WITH_GRAPH = {"attribution_patching", "loss"}
+"""Public functions whose purpose is a gradient."""
 
 NONSENSE: dict[str, Callable[[], Any]] = {
     "None": lambda: None,
@@ -327,3 +331,33 @@ def test_no_largest_ones_cannot_be_asked_for(n):
     sweep = probe.ablation_sweep(MODEL, CLEAN, value="zero", **SWEPT)
     with pytest.raises(OutOfRange, match=f"n={n}: expected at least 1"):
         sweep.top(n)
+
+
+class GraphsOnWeights(TorchFunctionMode):
+    """Counts what begins a graph at a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        of_weight = any(isinstance(one, torch.nn.Parameter) for one in args)
+        if of_weight and isinstance(result, torch.Tensor) and result.grad_fn is not None:
+            self.found.append(getattr(func, "__name__", str(func)))
+        return result
+
+
+def test_only_gradients_begin_a_graph_at_a_weight(good):
+    """A graph costs memory, and in torch a lock that other threads with the same model wait for."""
+    assert torch.is_grad_enabled()
+    began = {}
+    for name, arguments in good.items():
+        if name in ("load_tuned_lens", "load_word_vectors", "load_model", "GPT"):
+            continue
+        with GraphsOnWeights() as watched:
+            result = getattr(probe, name)(**arguments)
+            getattr(result, "run", lambda: None)()
+        if watched.found:
+            began[name] = watched.found
+    assert set(began) == WITH_GRAPH, began

@@ -2,10 +2,13 @@
 
 import gc
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from probe.gpt import GPT
 from tests.tiny import CONFIGS, tiny_model, tiny_tokens
 
 THREADS, CALLS = 8, 500
+ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")  # checks of annotations would take most of the time
 
@@ -244,3 +248,35 @@ def test_an_edit_may_record_the_same_model_itself(model):
     expected = probe.record(model, tokens)
     assert bits(dict(rec.values)) == bits(dict(expected.values))
     assert not inner[0]["z", 0].any()
+
+
+GRAPHS_AND_PASSES = """
+import threading, time
+import torch
+import probe
+from tests.tiny import tiny_model, tiny_tokens
+
+torch.set_num_threads(1)
+model, tokens, end = tiny_model("llama"), tiny_tokens(), time.monotonic() + 6
+
+def passes():
+    while time.monotonic() < end:
+        with torch.no_grad():
+            model(tokens)
+
+def graphs():
+    while time.monotonic() < end:
+        model.W_O[1, 1].double().mul(2.0).sum()
+        torch.randn(64, 64) @ torch.randn(64, 64)
+
+threads = [threading.Thread(target=work) for work in (passes, passes, graphs) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_a_thread_that_begins_graphs_does_not_bring_the_others_to_a_stop():
+    """In another process, since threads that wait for each other for ever cannot be stopped: see probe/linear.py."""
+    subprocess.run([sys.executable, "-c", GRAPHS_AND_PASSES], check=True, timeout=120, cwd=ROOT)

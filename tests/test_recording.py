@@ -290,3 +290,16 @@ def test_generators_and_numpy_numbers_are_fine(model):
 
     rec = probe.record(model, np.arange(5), sites=(s for s in ("z", "q")), layers=range(2), positions=np.array([1, 2]))
     assert rec.layers("q") == (0, 1) and rec["z", 1].shape[1] == 2
+
+
+def test_a_recording_from_a_residual_stream_keeps_a_copy_of_it(model):
+    resid = probe.record(model, tiny_tokens(), sites="resid_pre")["resid_pre", 1].clone()
+    found = probe.record(model, resid, start_at_layer=1)
+    before = found["resid_pre", 1].clone()
+    resid.add_(1.0)
+    assert torch.equal(found["resid_pre", 1], before)
+
+
+def test_of_two_reductions_of_a_site_the_last_one_says_what_the_table_holds(model):
+    found = probe.record(model, [[1, 2, 3], [4, 5]], reduce={"blocks.0.attn.hook_z": "mean", "z": "mean per position"})
+    assert {*found.to_dataframe(("z", 0))} >= {"pos", "head"}

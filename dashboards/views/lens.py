@@ -62,7 +62,7 @@ def page(chosen: Selection) -> None:
         draw=[
             *([] if difference is None else [lambda theme: lens_difference_heatmap(difference, theme=theme)]),
             lambda theme: lens_heatmap(readout, colour=colour, theme=theme),
-            lambda theme: lens_lines(readout, position=position, theme=theme),
+            lambda theme: lens_lines(readout, position=kept.index(position), theme=theme),
         ],
     )  # fmt: skip
 
@@ -128,7 +128,7 @@ def _position(
         f"‘{shown(show_token(chosen.str_tokens[position]))}’ \\[{position}\\] (click another): the rank of "
         f"{'the tokens to follow' if watch else 'every token that was first at some place'}."
     )
-    figure(lens_lines(readout, position=position, theme=theme()), key="lens-lines")
+    figure(lens_lines(readout, position=kept.index(position), theme=theme()), key="lens-lines")
     st.markdown("The likeliest tokens at one place, and how likely they were one step before:")
     names = [place_label(place) for place in readout.places]
     at = st.select_slider("Read after", names, names[-1], key="lens_place", bind="query-params")

@@ -73,7 +73,14 @@ def directions(
 def steer(
     contrast: Contrast = "plurality",
     model: Model = None,
-    layer: Annotated[int, typer.Option("--layer", "-l", help="Where the direction is found and added.")] = 12,
+    layer: Annotated[
+        int | None,
+        typer.Option(
+            "--layer",
+            "-l",
+            help="Where the direction is found and added; left out: 12, or the middle of a smaller model.",
+        ),
+    ] = None,
     target: Annotated[str, typer.Option("--target", help="The token that it should make likelier.")] = " are",
     against: Annotated[str, typer.Option("--against", help="The token to compare with.")] = " is",
     template: Annotated[
@@ -105,6 +112,7 @@ def steer(
         loaded, _ = load(model, status)
         start = starts_document(loaded, document_start)
         status.stop()
+        layer = min(12, loaded.config.n_layers // 2) if layer is None else layer
         source = words_in_context(loaded, layer, pairs.templates, document_start=start)
         direction = fit_direction(source, pairs)
         curve = dose_curve(

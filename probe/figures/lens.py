@@ -82,8 +82,8 @@ def lens_lines(
 ) -> go.Figure:
     """The rank of the watched tokens from the embedding to the end, at one position. Rank 1 is at the top.
 
-    Of more than `most` tokens those that end highest are drawn. Shaded: places where the lens predicts worse than
-    knowing nothing.
+    `position` counts among those that the recording kept, as in `LensReadout.entry`; -1 is the last. Of more than
+    `most` tokens those that end highest are drawn. Shaded: places where the lens predicts worse than knowing nothing.
     """
     look = find_theme(theme)
     prompt, column = readout.entry(prompt, position)

@@ -208,7 +208,7 @@ def run_schedule(
         for number, (block, of_block) in enumerate(zip(blocks, chunks, strict=True)):
             first, *finished = _run_block(schedule, number, block, of_block, begin, run, pieces, bar)
             for name, values in first.items():
-                of_prompts.setdefault(name, torch.full((n,), torch.nan))[block] = values
+                of_prompts.setdefault(name, values.new_full((n,), torch.nan))[block] = values
             found += finished
             rows += [(block[row.prompt], row) for chunk in of_block for row in chunk]
     except KeyboardInterrupt:

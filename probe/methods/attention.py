@@ -320,6 +320,7 @@ def read_pattern(recording: Recording, layer: int, head: int, *, prompt: int = 0
 
 
 @checked
+@torch.no_grad()
 def value_weighted_pattern(model: GPT, recording: Recording, layer: int, head: int, *, prompt: int = 0) -> HeadPattern:
     """Attention weights times the length of what each token would have written: |weight * v W_O|, rows summing to 1.
 

@@ -160,6 +160,7 @@ def attribution_sites(model: GPT, *, neurons: bool = False) -> list[str]:
 
 
 @checked
+@torch.no_grad()
 def direct_logit_attribution(
     model: GPT,
     recording: Recording,

@@ -175,6 +175,7 @@ class CompositionScores(Result):
 
 
 @checked
+@torch.no_grad()
 def qk_circuit(model: GPT, layer: int, head: int, *, offset: int = 0) -> FactoredMatrix:
     """Which residual streams (rows, normalised, without gain) ask for which: x_query @ product @ x_key, times scale.
 
@@ -202,6 +203,7 @@ def qk_circuit(model: GPT, layer: int, head: int, *, offset: int = 0) -> Factore
 
 
 @checked
+@torch.no_grad()
 def ov_circuit(model: GPT, layer: int, head: int) -> FactoredMatrix:
     """What a head writes for a residual stream (normalised, without gain) that it attends to: x @ product.
 
@@ -217,6 +219,7 @@ def ov_circuit(model: GPT, layer: int, head: int) -> FactoredMatrix:
 
 
 @checked
+@torch.no_grad()
 def copying_scores(model: GPT) -> CopyingScores:
     """Of every head's full OV circuit, embedding to logits: sum of eigenvalues / sum of their absolute values.
 
@@ -235,6 +238,7 @@ def copying_scores(model: GPT) -> CopyingScores:
 
 
 @checked
+@torch.no_grad()
 def composition_scores(model: GPT, *, into: Into) -> CompositionScores:
     """How much every head feeds the queries, keys or values of every head of a later layer, by weights alone.
 
@@ -258,6 +262,7 @@ def composition_scores(model: GPT, *, into: Into) -> CompositionScores:
 
 
 @checked
+@torch.no_grad()
 def head_writes_for_token(model: GPT, layer: int, head: int, token: str | int, *, top: int = 10) -> TokenEffects:
     """What a head would write for a token that it attends to, by weights alone: embedding, OV, unembedding.
 
@@ -286,6 +291,7 @@ def head_writes_sites(model: GPT) -> list[str]:
 
 
 @checked
+@torch.no_grad()
 def head_writes(
     model: GPT, recording: Recording, layer: int, head: int, *, position: int = -1, prompt: int = 0, top: int = 10
 ) -> TokenEffects:

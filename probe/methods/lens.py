@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probe.arguments import checked
-from probe.errors import BadShape, check_index
+from probe.errors import BadShape, as_integer, check_index
 from probe.gpt import GPT
 from probe.methods._inputs import check_same_model, manifest_of, texts_of, token_ids, token_texts
 from probe.methods._stream import (
@@ -424,7 +424,7 @@ def _arguments(
 ) -> dict[str, Any]:
     return {
         "sites": sites,
-        "watch": None if watch is None else list(watch),
+        "watch": None if watch is None else [one if isinstance(one, str) else as_integer(one) for one in watch],
         "top": top,
         "tuned": None if tuned is None else dict(tuned.manifest),
     }

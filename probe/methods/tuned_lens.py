@@ -350,7 +350,7 @@ def _descend(
         final = _log_probs(model, y[rows])
         optimiser.zero_grad()
         for index in range(len(places)):
-            lens = _log_probs(model, x[index, rows] @ weights[index] + biases[index])
+            lens = _log_probs(model, x[index, rows].to(weights) @ weights[index] + biases[index])
             (final.exp() * (final - lens)).sum(-1).mean().backward(inputs=[weights, biases])
         optimiser.step()
     return weights.detach().cpu(), biases.detach().cpu()

@@ -90,8 +90,8 @@ def _read_gemma2(values: dict[str, Any], source: str) -> GPTConfig:
             raise UnsupportedModel(f"{source}: {key} is {values[key]!r}; expected a number, or null")
     return dataclasses.replace(
         read, norm="rms_plus_one", post_norms=True, qkv_bias=biased, attn_out_bias=biased,
-        embed_scale=read.d_model**0.5, attn_scale=scalar**-0.5, attn_soft_cap=values["attn_logit_softcapping"],
-        logit_soft_cap=values["final_logit_softcapping"],
+        embed_scale=read.d_model**0.5, attn_scale=None if scalar == read.d_head else scalar**-0.5,
+        attn_soft_cap=values["attn_logit_softcapping"], logit_soft_cap=values["final_logit_softcapping"],
         windows=_windows(
             values, values["sliding_window"], [i % 2 == 0 for i in range(_n(values))], source, "gemma2", free=True
         ),

@@ -50,7 +50,7 @@ def one_server(monkeypatch):
 
 
 def test_twenty_sessions_at_once_each_have_their_own_right_numbers(one_server, open_page, tiny_folder):
-    together = threading.Barrier(20)
+    together = threading.Barrier(20, timeout=240)  # one that fails stops the others
 
     def session(number: int):
         """One visitor: a text, a head taken out, another one looked at, from another token."""

@@ -1,5 +1,6 @@
 """Hugging Face folders, modules and Hub names: what loads, what is refused and how the message helps."""
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -29,6 +30,7 @@ from probe.gpt import GPT
 from probe.weights import load_model, save_model
 from probe.weights._hf_config import read_config
 from probe.weights._hf_families import FAMILIES
+from tests.tiny import GEMMA2
 
 SIZES = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32,
          "intermediate_size": 48, "vocab_size": 50, "max_position_embeddings": 64}  # fmt: skip
@@ -831,3 +833,9 @@ def test_load_model_does_not_import_transformers():
         "assert 'transformers' not in sys.modules and 'huggingface_hub' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_gemma_2_with_the_usual_scale_is_the_same_model_when_it_is_read_back(tmp_path):
+    model = GPT(dataclasses.replace(GEMMA2, attn_scale=None))
+    save_model(model, tmp_path / "gemma")
+    assert load_model(tmp_path / "gemma").config == model.config
