@@ -31,13 +31,13 @@ class PerLayer:
         weight = self._view(self._blocks[layer])
         if weight is None:
             raise ProbeError(f"no {self._name}: this model was built without it")
+        shape, further = tuple(weight.shape), rest
         if rest and self._by_head and not isinstance(rest[0], (slice, list, Tensor, type(None), type(...))):
             # A method, which lets other threads go on meanwhile; [head] would not: see linear.py.
-            weight = weight.select(0, self._check_head(rest.pop(0), weight.shape[0]))
+            weight, further = weight.select(0, self._check_head(rest[0], shape[0])), rest[1:]
         try:
-            return weight[tuple(rest)] if rest else weight
+            return weight[tuple(further)] if further else weight
         except (IndexError, TypeError) as error:
-            shape = tuple(weight.shape)
             raise OutOfRange(f"{self._name}[{layer}] has shape {shape}: {rest} is no index into it") from error
 
     def __len__(self) -> int:
