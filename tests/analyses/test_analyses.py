@@ -37,7 +37,7 @@ def test_a_quick_run_writes_page_table_and_manifest(name, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, str(ANALYSES / name), "--quick", "--out", str(out)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert {path.name for path in out.iterdir()} == {"index.html", "table.csv", "manifest.json"}
+    assert {path.name for path in out.iterdir()} == {"index.html", "table.csv", "manifest.json", "SHA256SUMS"}
     assert script(name.removesuffix(".py")).QUESTION in run.stdout
     assert str(out) in run.stdout.replace("\n", "")
 
