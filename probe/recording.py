@@ -357,7 +357,7 @@ def record(
         document_start=document_start, reduce=reduce, grad=grad, logits=logits,
     )  # fmt: skip
     tap = RecordingTap(request)
-    with torch.set_grad_enabled(grad):
+    with torch.set_grad_enabled(request.grad):
         run(model, request, tap)
     where = request.positions
     return Recording(
