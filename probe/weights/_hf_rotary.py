@@ -6,6 +6,7 @@ Source: `modeling_rope_utils.py` of transformers 5.
 from collections.abc import Mapping
 from typing import Any
 
+from probe.arguments import brief
 from probe.config import MOST, GPTConfig, RotaryScaling
 from probe.errors import UnsupportedModel
 
@@ -71,7 +72,9 @@ def read_rotary(
     return {**found, "rotary_scaling": scaling, "n_ctx": n_ctx}
 
 
-def _turned(rope: Mapping[str, Any], d_head: int, share: float | None, source: str) -> int:
+def _turned(rope: Mapping[str, Any], d_head: Any, share: float | None, source: str) -> int:
+    if type(d_head) is not int:  # as config.json has it
+        raise UnsupportedModel(f"{source}: the size of a head is {brief(d_head)}; expected a number of dimensions")
     given = rope.get("partial_rotary_factor")
     if share is None and given not in (None, 1, 1.0):
         raise UnsupportedModel(f"{source}: partial_rotary_factor = {given}; in this family whole heads are turned")
