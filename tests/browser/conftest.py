@@ -101,8 +101,8 @@ def _said(message) -> str:
 
 
 def _is_wrong(message) -> bool:
-    """Not so: on a page other than the first, Streamlit looks for its server below the page's own address first; and of a
-    download button that the next run has just replaced it asks once more for the file, which is gone."""
+    """Not so: on a page other than the first, Streamlit looks for its server below the page's own address first; and of
+    a download button that the next run has just replaced it asks once more for the file, which is gone."""
     where = message.location.get("url", "")
     replaced = "/media/" in where or "Download Button source error" in message.text
     return message.type == "error" and not ("404" in message.text and ("/_stcore/" in where or replaced))
