@@ -54,7 +54,7 @@ def figure(
 
     def picked() -> None:
         points = st.session_state[drawn_as].selection.points
-        if points:
+        if points and st.session_state[f"{key}-picks"] == number:  # a run that the next click cut short calls it again
             st.session_state[f"{key}-picks"] = number + 1
             on_pick(points[0]["customdata"])
 
