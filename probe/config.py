@@ -1,7 +1,7 @@
 """GPTConfig: the shape of a GPT, and the choices that tell one family from another.
 
-A family (GPT-2, GPT-Neo, GPT-NeoX, Llama, Mistral, Qwen 2 and 3, Gemma 2, Phi) is a set of values here; `gpt.py` has no
-word for it.
+A family (GPT-2, GPT-Neo, GPT-NeoX, Llama, Mistral, Qwen 2 and 3, Gemma 2, Phi, and what HookedTransformer trained) is a
+set of values here; `gpt.py` has no word for it.
 """
 
 import dataclasses
@@ -12,12 +12,13 @@ from typing import Any, Literal, get_args
 from probe.arguments import check_fields
 from probe.errors import BadShape, OutOfRange, UnsupportedModel, check_choice
 
-Norm = Literal["layer", "rms", "rms_plus_one"]
+Norm = Literal["layer", "rms", "rms_plus_one", "none"]
 Positions = Literal["learned", "rotary"]
-Activation = Literal["gelu", "gelu_tanh", "gelu_quick", "relu", "silu"]
+Activation = Literal["gelu", "gelu_tanh", "gelu_quick", "relu", "silu", "solu"]
 RotaryScalingKind = Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
 
 
+SIZES = ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "d_vocab", "n_ctx", "n_kv_heads", "d_vocab_out")
 MOST_LAYERS, MOST = 10_000, 2**24
 """No GPT has more layers, or more of anything else: a damaged config costs an error, not all memory."""
 
@@ -109,13 +110,14 @@ class GPTConfig:
     n_heads: int
     d_head: int
     d_mlp: int
+    """0: layers of attention alone, without an MLP."""
     d_vocab: int
     n_ctx: int
     """Most tokens of one prompt."""
     n_kv_heads: int | None = None
     """Key and value heads; query head h reads key head h // (n_heads / n_kv_heads). None: as many as query heads."""
     norm: Norm = "layer"
-    """"rms_plus_one": an RMSNorm whose gain is 1 + its weight."""
+    """"rms_plus_one": an RMSNorm whose gain is 1 + its weight. "none": the stream as it is, divided by 1."""
     norm_eps: float = 1e-5
     positions: Positions = "learned"
     rotary_theta: float = 10_000.0
@@ -125,6 +127,8 @@ class GPTConfig:
     activation: Activation = "gelu_tanh"
     gated_mlp: bool = False
     """MLP output = (activation(x W_gate) * x W_in) W_out instead of activation(x W_in) W_out."""
+    mlp_norm: bool = False
+    """Neurons go through a LayerNorm of their own after the activation, as they do after SoLU."""
     qkv_bias: bool = True
     qk_norm: bool = False
     """Queries and keys are normalised, each head by itself, before they turn with position."""
@@ -138,6 +142,8 @@ class GPTConfig:
     """Of parallel layers: attention and MLP read it through one norm, ln1 and ln2 being the same weights."""
     tied_embeddings: bool = True
     """W_U is W_E transposed, one parameter."""
+    d_vocab_out: int | None = None
+    """Tokens that can be predicted, ids 0 to this - 1, fewer than those that can be read. None: all of them."""
     unembed_bias: bool = False
     """A bias b_U is added to the logits."""
     embed_scale: float | None = None
@@ -154,13 +160,14 @@ class GPTConfig:
     """Per layer, how many tokens back a query sees, itself included. None: all of them."""
 
     def __post_init__(self) -> None:
-        if self.n_kv_heads is None:
-            object.__setattr__(self, "n_kv_heads", self.n_heads)
+        for name, same in (("n_kv_heads", self.n_heads), ("d_vocab_out", self.d_vocab)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, same)
         check_fields(self)
-        for name in ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "d_vocab", "n_ctx", "n_kv_heads"):
-            size = getattr(self, name)
-            if size < 1:
-                raise OutOfRange(f"{name} {size!r}: expected a whole number of at least 1")
+        for name in SIZES:
+            size, least = getattr(self, name), 0 if name == "d_mlp" else 1
+            if size < least:
+                raise OutOfRange(f"{name} {size!r}: expected a whole number of at least {least}")
             if size > (MOST_LAYERS if name == "n_layers" else MOST):
                 raise OutOfRange(f"{name} {size:,}: more than any GPT has; a damaged config?")
         check_choice("norm", self.norm, get_args(Norm))
@@ -168,6 +175,10 @@ class GPTConfig:
         check_choice("activation", self.activation, get_args(Activation))
         if self.n_heads * self.d_head > MOST:
             raise OutOfRange(f"n_heads {self.n_heads:,} of d_head {self.d_head:,}: more than any GPT has")
+        if self.n_outputs > self.d_vocab:
+            raise BadShape(f"d_vocab_out {self.n_outputs:,}: more tokens than d_vocab, {self.d_vocab:,}")
+        if self.tied_embeddings and self.n_outputs < self.d_vocab:
+            raise UnsupportedModel("tied_embeddings: one matrix cannot be for d_vocab and for d_vocab_out tokens")
         if self.n_heads % self.kv_heads:
             raise BadShape(f"{self.n_heads} query heads do not divide into {self.kv_heads} key heads")
         if self.positions == "rotary" and self.d_head % 2:
@@ -192,8 +203,13 @@ class GPTConfig:
         if self.qk_norm and self.positions != "rotary":
             raise UnsupportedModel("qk_norm was given, but positions are learned")
         for name in ("qk_norm", "post_norms"):
-            if getattr(self, name) and self.norm == "layer":
-                raise UnsupportedModel(f"{name} needs an RMSNorm, but norm is 'layer'")
+            if getattr(self, name) and self.norm in ("layer", "none"):
+                raise UnsupportedModel(f"{name} needs an RMSNorm, but norm is {self.norm!r}")
+        for name in ("gated_mlp", "mlp_norm", "parallel", "shared_norm"):
+            if getattr(self, name) and not self.d_mlp:
+                raise UnsupportedModel(f"{name} was given, but d_mlp is 0: there is no MLP")
+        if self.gated_mlp and self.mlp_norm:
+            raise UnsupportedModel("mlp_norm was given, but the MLP is gated")
         if self.shared_norm and not self.parallel:
             raise UnsupportedModel("shared_norm was given, but attention and MLP do not read the same stream")
         for name in ("embed_scale", "attn_soft_cap", "logit_soft_cap"):
@@ -224,6 +240,17 @@ class GPTConfig:
         """n_kv_heads, never None."""
         assert self.n_kv_heads is not None, "set in __post_init__"
         return self.n_kv_heads
+
+    @property
+    def n_outputs(self) -> int:
+        """d_vocab_out, never None."""
+        assert self.d_vocab_out is not None, "set in __post_init__"
+        return self.d_vocab_out
+
+    @property
+    def has_mid(self) -> bool:
+        """Whether a layer has a stream between attention and MLP: not where it has no MLP, or both read the same."""
+        return self.d_mlp > 0 and not self.parallel
 
     @property
     def heads_per_group(self) -> int:

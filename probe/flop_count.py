@@ -15,10 +15,11 @@ from probe.weight_count import WeightCount, count_weights
 if TYPE_CHECKING:
     import pandas
 
-ACTIVATION_FLOPS: dict[Activation, int] = {"gelu": 5, "gelu_tanh": 9, "gelu_quick": 5, "relu": 1, "silu": 4}
+ACTIVATION_FLOPS: dict[Activation, int] = {"gelu": 5, "gelu_tanh": 9, "gelu_quick": 5, "relu": 1, "silu": 4, "solu": 5}
 """Of one number, as the formula is written; tanh and erf count as one."""
-NORM_FLOPS = {"layer": 7, "rms": 4, "rms_plus_one": 4}
-"""Of one number: squared, summed, divided, times the gain; LayerNorm also subtracts a mean and adds a bias."""
+NORM_FLOPS = {"layer": 7, "rms": 4, "rms_plus_one": 4, "none": 1}
+"""Of one number: squared, summed, divided, times the gain; LayerNorm also subtracts a mean and adds a bias. No
+norm: divided by 1."""
 CAP_FLOPS = 3
 """Of one number: divided, tanh, multiplied."""
 SOFTMAX_FLOPS = 4
@@ -91,21 +92,23 @@ def _one_by_one(config: GPTConfig, weights: WeightCount, n: int) -> dict[str, in
     learned = d_model if config.positions == "learned" else 0
     turned = 0 if learned else 3 * n_layers * (config.n_heads + config.kv_heads) * config.turned
     heads = n_layers * (config.n_heads + config.kv_heads) * config.d_head
-    vectors = (2 + 2 * config.post_norms) * n_layers + 1
+    parts = 1 + (config.d_mlp > 0)
+    vectors = parts * (1 + config.post_norms) * n_layers + 1
+    of_neurons = n_layers * config.d_mlp * config.mlp_norm
     normalised = vectors * d_model + heads * config.qk_norm
     plus_one = vectors * d_model if config.norm == "rms_plus_one" else 0  # of the gains, once for all tokens
     capped = {
         "soft cap of scores": n_layers * config.n_heads * n * n * (config.attn_soft_cap is not None),
-        "soft cap of logits": n * config.d_vocab * (config.logit_soft_cap is not None),
+        "soft cap of logits": n * config.n_outputs * (config.logit_soft_cap is not None),
     }
     scaled = n * d_model * (config.embed_scale is not None)
     return {
         "positions": n * (learned + turned),
-        "norms": n * NORM_FLOPS[config.norm] * normalised + plus_one,
-        "softmax": SOFTMAX_FLOPS * (n_layers * config.n_heads * n * n + n * config.d_vocab),
+        "norms": n * (NORM_FLOPS[config.norm] * normalised + NORM_FLOPS["layer"] * of_neurons) + plus_one,
+        "softmax": SOFTMAX_FLOPS * (n_layers * config.n_heads * n * n + n * config.n_outputs),
         "scale of queries": n * n_layers * config.n_heads * config.d_head,
         "activation": n * n_layers * config.d_mlp * (ACTIVATION_FLOPS[config.activation] + config.gated_mlp),
-        "sums": n * (2 * n_layers * d_model + weights.extras["biases"]),
+        "sums": n * (parts * n_layers * d_model + weights.extras["biases"]),
         **{kind: CAP_FLOPS * numbers for kind, numbers in capped.items() if numbers},
         **({"scale of embeddings": scaled} if scaled else {}),
     }

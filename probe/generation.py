@@ -415,7 +415,7 @@ def _check_seed(value: object) -> int:
 
 
 def _check_listed(model: GPT, value: object) -> int:
-    number, d_vocab = as_integer(value), model.config.d_vocab
+    number, d_vocab = as_integer(value), model.config.n_outputs
     if number is None or number < 1:
         raise OutOfRange(f"listed={value!r}: expected 1 to {d_vocab} tokens, or 'all'")
     return min(number, d_vocab)

@@ -23,7 +23,7 @@ from probe.config import GPTConfig
 from probe.errors import BadPrompt, BadShape, OutOfRange, WrongType
 from probe.linear import affine, bias
 from probe.named_weights import NamedWeights
-from probe.norms import NORMS, Unchanged, soft_cap
+from probe.norms import ANY_NORM, NORMS, LayerNorm, Unchanged, soft_cap
 from probe.rotary import Turn, rotary_turn
 from probe.tap_protocol import NO_TAP, Resid, Tap
 
@@ -45,6 +45,20 @@ class MLP(nn.Module):
         return affine(post, self.W_out, self.b_out)
 
 
+class NormedMLP(MLP):
+    """The same with a LayerNorm between the neurons' answers and what they add."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config)
+        self.ln = LayerNorm(config, config.d_mlp)
+
+    def forward(self, x: Resid, tap: Tap = NO_TAP) -> Resid:
+        pre = tap("hook_pre", affine(x, self.W_in, self.b_in))
+        mid = tap("hook_mid", self.activation(pre))
+        post = tap("hook_post", self.ln(mid, tap.scope("ln")))
+        return affine(post, self.W_out, self.b_out)
+
+
 class GatedMLP(MLP):
     """The same with a second question per neuron: the answer to the gate scales the answer to the other."""
 
@@ -60,16 +74,33 @@ class GatedMLP(MLP):
         return affine(post, self.W_out, self.b_out)
 
 
-class Block(nn.Module):
-    """One layer: attention adds to the residual stream, then the MLP does."""
+class AttentionBlock(nn.Module):
+    """A layer of attention alone."""
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
         norm = NORMS[config.norm]
         self.ln1, self.attn = norm(config), Attention(config, layer)
-        self.ln2 = self.ln1 if config.shared_norm else norm(config)
-        self.mlp = (GatedMLP if config.gated_mlp else MLP)(config)
         self.ln1_post = norm(config) if config.post_norms else Unchanged()
+
+    def forward(self, resid: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
+        resid = tap("hook_resid_pre", resid)
+        return tap("hook_resid_post", resid + self.attn_out(resid, tap, turn, cache))
+
+    def attn_out(self, resid: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
+        """What attention adds to the stream that it reads."""
+        written = self.attn(self.ln1(resid, tap.scope("ln1")), tap.scope("attn"), turn, cache)
+        return tap("hook_attn_out", self.ln1_post(written, tap.scope("ln1_post")))
+
+
+class Block(AttentionBlock):
+    """One layer: attention adds to the residual stream, then the MLP does."""
+
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__(config, layer)
+        norm = NORMS[config.norm]
+        self.ln2 = self.ln1 if config.shared_norm else norm(config)
+        self.mlp = (NormedMLP if config.mlp_norm else GatedMLP if config.gated_mlp else MLP)(config)
         self.ln2_post = norm(config) if config.post_norms else Unchanged()
 
     def forward(self, resid: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
@@ -85,11 +116,6 @@ class Block(nn.Module):
     def add_mlp(self, resid: Resid, tap: Tap = NO_TAP) -> Resid:
         """The second half: each token by itself."""
         return tap("hook_resid_post", resid + self.mlp_out(resid, tap))
-
-    def attn_out(self, resid: Resid, tap: Tap = NO_TAP, turn: Turn | None = None, cache: Seen | None = None) -> Resid:
-        """What attention adds to the stream that it reads."""
-        written = self.attn(self.ln1(resid, tap.scope("ln1")), tap.scope("attn"), turn, cache)
-        return tap("hook_attn_out", self.ln1_post(written, tap.scope("ln1_post")))
 
     def mlp_out(self, resid: Resid, tap: Tap = NO_TAP) -> Resid:
         """What the MLP adds to the stream that it reads."""
@@ -131,8 +157,8 @@ class Unembedding(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.W_U = None if config.tied_embeddings else nn.Parameter(torch.empty(config.d_model, config.d_vocab))
-        self.b_U = bias(config.d_vocab, config.unembed_bias)
+        self.W_U = None if config.tied_embeddings else nn.Parameter(torch.empty(config.d_model, config.n_outputs))
+        self.b_U = bias(config.n_outputs, config.unembed_bias)
         self.soft_cap = soft_cap(config.logit_soft_cap)
 
 
@@ -153,9 +179,8 @@ class GPT(NamedWeights, nn.Module):
         self.name = name
         """What results call this model."""
         self.embed = Embedding(config)
-        self.blocks: Sequence[Block] = nn.ModuleList(
-            (ParallelBlock if config.parallel else Block)(config, layer) for layer in range(config.n_layers)
-        )  # type: ignore[assignment]
+        block = ParallelBlock if config.parallel else Block if config.d_mlp else AttentionBlock
+        self.blocks: Sequence[Block] = nn.ModuleList(block(config, layer) for layer in range(config.n_layers))  # type: ignore[assignment]
         self.ln_final = NORMS[config.norm](config)
         self.unembed = Unembedding(config)
         if not self.W_E.is_meta:  # shapes alone: nothing to draw, and drawing would import torch's symbolic half (2 s)
@@ -233,13 +258,14 @@ class GPT(NamedWeights, nn.Module):
     def draw_weights(self, generator: torch.Generator | None = None) -> None:
         """Random weights as GPT-2 began: normal with standard deviation 0.02, gains 1, biases 0; the two projections
         that write to the residual stream divided by sqrt(2 n_layers), so that its size does not grow with depth."""
+        for module in self.modules():
+            if isinstance(module, ANY_NORM):
+                module.reset_parameters()
         for name, parameter in self.named_parameters():
             kind = name.rsplit(".", 1)[-1]
-            if kind == "w":
-                parameter.fill_(0.0 if self.config.norm == "rms_plus_one" else 1.0)
-            elif kind.startswith("b"):
+            if kind.startswith("b_"):
                 parameter.zero_()
-            else:
+            elif kind.startswith("W_"):
                 writes = kind in ("W_O", "W_out")
                 parameter.normal_(
                     0.0, 0.02 / (2 * self.config.n_layers) ** 0.5 if writes else 0.02, generator=generator
@@ -262,12 +288,18 @@ def gelu_quick(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+def solu(x: Tensor) -> Tensor:
+    """Neurons compete: each times its share of their softmax. Source: Elhage et al., "Softmax linear units" (2022)."""
+    return x * x.softmax(-1)
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": gelu_tanh,
     "gelu_quick": gelu_quick,
     "relu": F.relu,
     "silu": F.silu,
+    "solu": solu,
 }
 
 

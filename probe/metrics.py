@@ -16,7 +16,7 @@ from probe.arguments import brief, checked, several
 from probe.errors import BadPrompt, BadShape, NumbersBroke, OutOfRange, UnknownName, as_integer, check_index
 from probe.gpt import GPT
 from probe.norms import at_least_float32
-from probe.prompts import PromptBatch, Prompts, read_prompts, token_id
+from probe.prompts import PromptBatch, Prompts, check_predicted, read_prompts, token_id
 
 Tokens = str | int | Sequence[str] | Sequence[int]
 """One token for all prompts, or one for each: text (" Mary") or ids."""
@@ -137,6 +137,7 @@ def mean_loss() -> Metric:
     def bind(model: GPT, batch: PromptBatch) -> Measure:
         if min(batch.lengths) < 2:
             raise BadPrompt("loss needs at least two tokens: one to predict from, one to predict")
+        check_predicted(model.config, batch.ids)
         positions = _everywhere(batch)[:, :-1]
         weights = _weights(batch, positions, last=False)
         following = batch.tokens(padding=0)[:, 1:]
@@ -241,6 +242,7 @@ def loss(model: GPT, prompts: Prompts, *, document_start: bool = False) -> Float
     batch = read_prompts(model.config, model.tokenizer, prompts, document_start=document_start)
     if max(batch.lengths) < 2:
         raise BadPrompt("loss needs at least two tokens: one to predict from, one to predict")
+    check_predicted(model.config, batch.ids)
     tokens = batch.tokens(padding=0).to(model.device)
     surprise = surprise_of(model(tokens)[:, :-1], tokens[:, 1:])
     lengths = torch.tensor(batch.lengths, device=tokens.device)

@@ -104,12 +104,12 @@ class NamedWeights:
         return self.embed.W_pos
 
     @property
-    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+    def W_U(self) -> Float[Tensor, "d_model d_vocab_out"]:
         """Unembedding: each token's output direction (tied: a view of W_E)."""
         return self.embed.W_E.t() if self.unembed.W_U is None else self.unembed.W_U
 
     @property
-    def b_U(self) -> Float[Tensor, " d_vocab"]:
+    def b_U(self) -> Float[Tensor, " d_vocab_out"]:
         """What is added to the logits.
 
         Raises:
@@ -120,7 +120,7 @@ class NamedWeights:
         return self.unembed.b_U
 
     @property
-    def logit_directions(self) -> Float[Tensor, "d_model d_vocab"]:
+    def logit_directions(self) -> Float[Tensor, "d_model d_vocab_out"]:
         """W_U as the normalised residual stream meets it: the final norm's gain folded in, and the mean that a
         LayerNorm subtracts taken out. Without graph, in float32 or better."""
         with torch.no_grad():
@@ -173,32 +173,35 @@ class NamedWeights:
     @property
     def W_in(self) -> PerLayer:
         """[layer]: (d_model, d_mlp); column i is the question that neuron i asks."""
-        return self._per_layer("W_in", lambda block: block.mlp.W_in)
+        return self._of_mlp("W_in")
 
     @property
     def W_gate(self) -> PerLayer:
         """[layer]: (d_model, d_mlp), of a gated MLP."""
-        return self._per_layer("W_gate", lambda block: getattr(block.mlp, "W_gate", None))
+        return self._of_mlp("W_gate")
 
     @property
     def W_out(self) -> PerLayer:
         """[layer]: (d_mlp, d_model); row i is what neuron i adds."""
-        return self._per_layer("W_out", lambda block: block.mlp.W_out)
+        return self._of_mlp("W_out")
 
     @property
     def b_in(self) -> PerLayer:
         """[layer]: (d_mlp,)."""
-        return self._per_layer("b_in", lambda block: block.mlp.b_in)
+        return self._of_mlp("b_in")
 
     @property
     def b_gate(self) -> PerLayer:
         """[layer]: (d_mlp,), of a gated MLP."""
-        return self._per_layer("b_gate", lambda block: getattr(block.mlp, "b_gate", None))
+        return self._of_mlp("b_gate")
 
     @property
     def b_out(self) -> PerLayer:
         """[layer]: (d_model,)."""
-        return self._per_layer("b_out", lambda block: block.mlp.b_out)
+        return self._of_mlp("b_out")
+
+    def _of_mlp(self, name: str) -> PerLayer:
+        return self._per_layer(name, lambda block: getattr(getattr(block, "mlp", None), name, None))
 
     def _into_heads(self, name: str, n_heads: int) -> PerLayer:
         def view(block: Any) -> Tensor | None:

@@ -22,8 +22,14 @@ class LayerNorm(nn.Module):
     def __init__(self, config: GPTConfig, size: int | None = None):
         super().__init__()
         self.eps = config.norm_eps
-        self.w = nn.Parameter(torch.ones(config.d_model if size is None else size))
-        self.b = nn.Parameter(torch.zeros_like(self.w))
+        self.w = nn.Parameter(torch.empty(config.d_model if size is None else size))
+        self.b = nn.Parameter(torch.empty_like(self.w))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Gain 1, bias 0."""
+        nn.init.ones_(self.w)
+        nn.init.zeros_(self.b)
 
     def forward(self, x: Vectors, tap: Tap = NO_TAP) -> Vectors:
         centred = at_least_float32(x)
@@ -47,7 +53,12 @@ class RMSNorm(nn.Module):
     def __init__(self, config: GPTConfig, size: int | None = None):
         super().__init__()
         self.eps = config.norm_eps
-        self.w = nn.Parameter(torch.ones(config.d_model if size is None else size))
+        self.w = nn.Parameter(torch.empty(config.d_model if size is None else size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Gain 1."""
+        nn.init.ones_(self.w)
 
     def forward(self, x: Vectors, tap: Tap = NO_TAP) -> Vectors:
         precise = at_least_float32(x)
@@ -67,8 +78,8 @@ class RMSNorm(nn.Module):
 class RMSNormPlusOne(RMSNorm):
     """The same with a gain of 1 + w: weights near 0 leave the vector alone, and half precision keeps them exact."""
 
-    def __init__(self, config: GPTConfig, size: int | None = None):
-        super().__init__(config, size)
+    def reset_parameters(self) -> None:
+        """Gain 1."""
         nn.init.zeros_(self.w)
 
     @property
@@ -79,6 +90,29 @@ class RMSNormPlusOne(RMSNorm):
     def stretch(self, normalized: Vectors) -> Vectors:
         """The last step: the gain."""
         return (normalized * self.gain).to(normalized.dtype)
+
+
+class NoNorm(nn.Module):
+    """Divides by 1: of a model without norms, so that what reads a norm's scale or gain reads what is true of it."""
+
+    def __init__(self, config: GPTConfig, size: int | None = None):
+        super().__init__()
+        self.gain: Tensor
+        ones = torch.empty(config.d_model if size is None else size, device="cpu")  # no weight: it never waits for one
+        self.register_buffer("gain", ones, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Gain 1."""
+        nn.init.ones_(self.gain)
+
+    def forward(self, x: Vectors, tap: Tap = NO_TAP) -> Vectors:
+        scale = tap("hook_scale", at_least_float32(x).new_ones(*x.shape[:-1], 1))
+        return self.stretch(tap("hook_normalized", (x / scale).to(x.dtype)))
+
+    def stretch(self, normalized: Vectors) -> Vectors:
+        """The last step: nothing."""
+        return normalized
 
 
 class SoftCap(nn.Module):
@@ -104,9 +138,14 @@ class Unchanged(nn.Module):
         return x
 
 
+ANY_NORM = (LayerNorm, RMSNorm, NoNorm)
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Norms and softmax lose too much in half precision; float64 stays float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-NORMS: dict[str, Callable[..., nn.Module]] = {"layer": LayerNorm, "rms": RMSNorm, "rms_plus_one": RMSNormPlusOne}
+NORMS: dict[str, Callable[..., nn.Module]] = {
+    "layer": LayerNorm, "rms": RMSNorm, "rms_plus_one": RMSNormPlusOne, "none": NoNorm
+}  # fmt: skip

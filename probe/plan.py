@@ -70,7 +70,7 @@ def plan_recording(model: GPT, prompts: Prompts, **arguments: Any) -> RecordingP
         sizes[name] = 0 if _is_shared(model, request, name) else _count(shapes[name]) * itemsize
     if request.logits:
         batch, kept = len(request.lengths), len(request.positions.chosen_positions[0])
-        shapes["logits"] = (batch, kept, model.config.d_vocab)
+        shapes["logits"] = (batch, kept, model.config.n_outputs)
         sizes["logits"] = _count(shapes["logits"]) * (request.dtype or model.dtype).itemsize
     flops = count_flops(model, request)
     return RecordingPlan(shapes, sizes, flops, flops / flops_per_second(model, max(request.lengths)))
@@ -85,7 +85,7 @@ def count_flops(model: GPT, request: Request) -> int:
     weights = sum(weight.numel() for layer in layers for weight in model.blocks[layer].parameters() if weight.ndim == 2)
     attention = len(layers) * attention_flops(config, pos) // config.n_layers
     kept = len(request.positions.chosen_positions[0]) if request.logits else 0
-    return batch * (2 * weights * pos + attention + 2 * config.d_model * config.d_vocab * kept)
+    return batch * (2 * weights * pos + attention + 2 * config.d_model * config.n_outputs * kept)
 
 
 def _shape(model: GPT, request: Request, name: str, selection: Selection) -> tuple[int, ...]:
@@ -138,8 +138,10 @@ def _place_of(name: str) -> tuple[int | None, str]:
 
 
 def flops_per_second(model: GPT, pos: int) -> float:
-    """Speed of some layers' first MLP product on so many tokens: different layers, since few tokens wait for memory."""
-    weights = [model.W_in[layer].detach() for layer in range(min(8, model.config.n_layers))]
+    """Speed of some layers' products with their largest matrix, on so many tokens: different layers, since few tokens
+    wait for memory."""
+    layers = model.blocks[: min(8, model.config.n_layers)]
+    weights = [(layer.mlp.W_in if model.config.d_mlp else layer.attn.W_Q).detach() for layer in layers]
     x = weights[0].new_ones(pos, weights[0].shape[0])
     float((x @ weights[0])[0, 0])  # the first call sets up the library
     start = time.perf_counter()

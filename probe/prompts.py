@@ -1,6 +1,6 @@
 """What a user may hand over as a prompt -> a batch of token ids: checked, right-padded, ready to run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -83,18 +83,20 @@ def document_start_id(tokenizer: TokenizerLike | None) -> int:
     return tokenizer.document_start_id
 
 
-def token_id(config: GPTConfig, tokenizer: Any, token: str | int) -> int:
-    """The id of one token, given as text (" Paris") or as id.
+def token_id(config: GPTConfig, tokenizer: Any, token: str | int, *, predicted: bool = True) -> int:
+    """The id of one token, given as text (" Paris") or as id; with `predicted`, of one that the model may predict.
 
     Raises:
         BadPrompt: a text that is not one token (the message shows its pieces), or text to a model without tokenizer.
-        OutOfRange: an id outside the vocabulary.
+        OutOfRange: an id outside the vocabulary, or of a token that it reads but never predicts.
     """
+    n = config.n_outputs if predicted else config.d_vocab
+    owner = "this model's vocabulary" if n == config.d_vocab else "what this model predicts"
     if not isinstance(token, str):
-        return check_index("token id", token, config.d_vocab, owner="this model's vocabulary")
+        return check_index("token id", token, n, owner=owner)
     if tokenizer is None:
         raise BadPrompt(f"token {token!r}: this model has no tokenizer; give its id")
-    return tokenizer.token_id(token)
+    return check_index("token id", tokenizer.token_id(token), n, owner=owner)
 
 
 def str_tokens(tokenizer: TokenizerLike | None, ids: Sequence[int]) -> list[str]:
@@ -115,6 +117,19 @@ def check_ids(config: GPTConfig, ids: Sequence[int], which: str) -> None:
                 f"token id {token} at position {position} of {which}: "
                 f"this model's vocabulary has ids 0 to {config.d_vocab - 1}{hint}"
             )
+
+
+def check_predicted(config: GPTConfig, prompts: Iterable[Sequence[int]]) -> None:
+    """Raise OutOfRange unless the model could predict every token of these prompts but the first."""
+    if config.n_outputs == config.d_vocab:
+        return
+    for number, ids in enumerate(prompts):
+        for position, token in enumerate(ids[1:], 1):
+            if token >= config.n_outputs:
+                raise OutOfRange(
+                    f"token id {token} at position {position} of prompt {number} is never predicted: this model reads "
+                    f"ids 0 to {config.d_vocab - 1} and predicts 0 to {config.n_outputs - 1}"
+                )
 
 
 def _rows_of(tokenizer: TokenizerLike | None, prompts: Prompts) -> list[list[int]]:

@@ -47,6 +47,14 @@ def _learned(config: GPTConfig) -> bool:
     return config.positions == "learned"
 
 
+def _mlp(config: GPTConfig) -> bool:
+    return config.d_mlp > 0
+
+
+def _mlp_norm(config: GPTConfig) -> bool:
+    return config.mlp_norm
+
+
 def _gated(config: GPTConfig) -> bool:
     return config.gated_mlp
 
@@ -59,8 +67,12 @@ def _post_norms(config: GPTConfig) -> bool:
     return config.post_norms
 
 
-def _sequential(config: GPTConfig) -> bool:
-    return not config.parallel
+def _mlp_post_norm(config: GPTConfig) -> bool:
+    return config.post_norms and config.d_mlp > 0
+
+
+def _mid(config: GPTConfig) -> bool:
+    return config.has_mid
 
 
 _WHY_ABSENT: dict[Callable[[GPTConfig], bool], str] = {
@@ -69,7 +81,10 @@ _WHY_ABSENT: dict[Callable[[GPTConfig], bool], str] = {
     _gated: "its MLP has no gate",
     _qk_norm: "it does not normalise queries and keys",
     _post_norms: "it does not normalise what attention and MLP write",
-    _sequential: "its attention and MLP read the same stream, resid_pre, and nothing lies between them",
+    _mlp: "its layers are attention alone, without an MLP",
+    _mlp_norm: "it does not normalise its neurons",
+    _mlp_post_norm: "it does not normalise what an MLP writes",
+    _mid: "nothing lies between attention and MLP: there is no MLP, or both read the same stream, resid_pre",
 }
 
 
@@ -101,15 +116,18 @@ IN_BLOCK = (
     Site("ln1_post.scale", "ln1_post.hook_scale", _SCALE, "what the norm after attention divides by", _post_norms),
     Site("ln1_post.normalized", "ln1_post.hook_normalized", _RESID, "what heads write, normalised", _post_norms),
     Site("attn_out", "hook_attn_out", _RESID, "what attention adds to the residual stream"),
-    Site("resid_mid", "hook_resid_mid", _RESID, "residual stream between attention and MLP", _sequential),
-    Site("ln2.scale", "ln2.hook_scale", _SCALE, "what the norm before the MLP divides by"),
-    Site("ln2.normalized", "ln2.hook_normalized", _RESID, "residual stream normalised, before the norm's gain"),
-    Site("pre", "mlp.hook_pre", _MLP, "neurons before the activation (of a gated MLP: the gate)"),
+    Site("resid_mid", "hook_resid_mid", _RESID, "residual stream between attention and MLP", _mid),
+    Site("ln2.scale", "ln2.hook_scale", _SCALE, "what the norm before the MLP divides by", _mlp),
+    Site("ln2.normalized", "ln2.hook_normalized", _RESID, "residual stream normalised, before the norm's gain", _mlp),
+    Site("pre", "mlp.hook_pre", _MLP, "neurons before the activation (of a gated MLP: the gate)", _mlp),
     Site("pre_linear", "mlp.hook_pre_linear", _MLP, "the linear branch that the gate multiplies", _gated),
-    Site("post", "mlp.hook_post", _MLP, "neurons as they enter the output projection"),
-    Site("ln2_post.scale", "ln2_post.hook_scale", _SCALE, "what the norm after the MLP divides by", _post_norms),
-    Site("ln2_post.normalized", "ln2_post.hook_normalized", _RESID, "what the MLP writes, normalised", _post_norms),
-    Site("mlp_out", "hook_mlp_out", _RESID, "what the MLP adds to the residual stream"),
+    Site("mid", "mlp.hook_mid", _MLP, "neurons after the activation, before their norm", _mlp_norm),
+    Site("mlp.ln.scale", "mlp.ln.hook_scale", _SCALE, "what the norm of all neurons divides by", _mlp_norm),
+    Site("mlp.ln.normalized", "mlp.ln.hook_normalized", _MLP, "neurons normalised, before the gain", _mlp_norm),
+    Site("post", "mlp.hook_post", _MLP, "neurons as they enter the output projection", _mlp),
+    Site("ln2_post.scale", "ln2_post.hook_scale", _SCALE, "what the norm after the MLP divides by", _mlp_post_norm),
+    Site("ln2_post.normalized", "ln2_post.hook_normalized", _RESID, "what the MLP writes, normalised", _mlp_post_norm),
+    Site("mlp_out", "hook_mlp_out", _RESID, "what the MLP adds to the residual stream", _mlp),
     Site("resid_post", "hook_resid_post", _RESID, "residual stream leaving the layer"),
 )
 AFTER_BLOCKS = (
@@ -125,13 +143,13 @@ RESIDUAL = ("resid_pre", "resid_mid", "resid_post")
 
 
 def residual_sites(config: GPTConfig) -> list[str]:
-    """Those of them that this model has: no resid_mid where attention and MLP work in parallel."""
+    """Those of them that this model has: no resid_mid where nothing lies between attention and MLP."""
     return [site for site in RESIDUAL if _SHORT[site].exists(config)]
 
 
 def post_scales(config: GPTConfig) -> list[str]:
     """What the norms between attention or MLP and the stream divide by; none where there are no such norms."""
-    return [f"{norm}.scale" for norm in ("ln1_post", "ln2_post") if config.post_norms]
+    return [site for site in ("ln1_post.scale", "ln2_post.scale") if _SHORT[site].exists(config)]
 
 
 @checked

@@ -117,9 +117,9 @@ def count_weights(config: GPTConfig, *, tied: bool | None = None) -> WeightCount
         _multiplied("value", kv_heads, (d_model, d_head)),
         _multiplied("output", n_layers, (config.n_heads * d_head, d_model)),
         *([_multiplied("gate", n_layers, (d_model, d_mlp))] if config.gated_mlp else []),
-        _multiplied("up-projection", n_layers, (d_model, d_mlp)),
-        _multiplied("down-projection", n_layers, (d_mlp, d_model)),
-        WeightKind("unembedding", 0 if tied else 1, (d_model, config.d_vocab), d_model * config.d_vocab),
+        *([_multiplied("up-projection", n_layers, (d_model, d_mlp))] if d_mlp else []),
+        *([_multiplied("down-projection", n_layers, (d_mlp, d_model))] if d_mlp else []),
+        WeightKind("unembedding", 0 if tied else 1, (d_model, config.n_outputs), d_model * config.n_outputs),
     ]
     return WeightCount(tuple(rows), {"position table": _positions(config), **_biases_and_norms(config)})
 
@@ -136,10 +136,12 @@ def _positions(config: GPTConfig) -> int:
 def _biases_and_norms(config: GPTConfig) -> dict[str, int]:
     qkv = (config.n_heads + 2 * config.kv_heads) * config.d_head if config.qkv_bias else 0
     attn_out = config.d_model if config.attn_out_bias else 0
-    mlp = (2 if config.gated_mlp else 1) * config.d_mlp + config.d_model if config.mlp_bias else 0
-    in_layer = 2 - config.shared_norm + 2 * config.post_norms
+    has_mlp = config.d_mlp > 0
+    mlp = (2 if config.gated_mlp else 1) * config.d_mlp + config.d_model if config.mlp_bias and has_mlp else 0
+    in_layer = (1 + has_mlp) * (1 + config.post_norms) - config.shared_norm
     gains = (in_layer * config.n_layers + 1) * config.d_model + 2 * config.n_layers * config.d_head * config.qk_norm
+    of_neurons = 2 * config.n_layers * config.d_mlp * config.mlp_norm
     return {
-        "biases": config.n_layers * (qkv + attn_out + mlp) + config.d_vocab * config.unembed_bias,
-        "norms": gains * (2 if config.norm == "layer" else 1),
+        "biases": config.n_layers * (qkv + attn_out + mlp) + config.n_outputs * config.unembed_bias,
+        "norms": gains * {"layer": 2, "none": 0}.get(config.norm, 1) + of_neurons,
     }

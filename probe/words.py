@@ -252,7 +252,7 @@ def word_vectors(model: GPT, which: WeightName = "embed") -> WordVectors:
     check_choice("word vectors", which, get_args(WeightName))
     if model.tokenizer is None:
         raise UnsupportedModel(f"{model.name} has no tokenizer, so its vectors belong to no words")
-    d_vocab = model.config.d_vocab
+    d_vocab = model.config.d_vocab if which == "embed" else model.config.n_outputs
     texts = model.tokenizer.str_tokens(range(d_vocab))
     ids = [token for token, text in enumerate(texts) if text[:1] == " " and text[1:].isalpha()]
     if not ids:

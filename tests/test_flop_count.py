@@ -34,7 +34,8 @@ class Numbers(TorchDispatchMode):
     def __init__(self, activation: str):
         super().__init__()
         self.flops = 0
-        self.each = {"softmax": SOFTMAX_FLOPS, "silu": ACTIVATION_FLOPS["silu"], "gelu": ACTIVATION_FLOPS[activation]}
+        self.each = dict.fromkeys(("softmax", "_softmax"), SOFTMAX_FLOPS) | {"gelu": ACTIVATION_FLOPS[activation]}
+        self.each |= {name: ACTIVATION_FLOPS[name] for name in ("silu", "relu")}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
@@ -67,7 +68,7 @@ def test_the_rest_is_every_other_operation_of_a_pass(family):
             rotary_turn(config, torch.arange(N)[None], torch.float32, N)
     flops = {row.kind: row.flops for row in count_pass(config, N).rows if not row.is_product}
     biases = N * count_weights(config).extras["biases"]  # torch adds them inside a product
-    logits = SOFTMAX_FLOPS * N * config.d_vocab  # whoever asks for probabilities takes their softmax
+    logits = SOFTMAX_FLOPS * N * config.n_outputs  # whoever asks for probabilities takes their softmax
     assert counter.flops - angles.flops == sum(flops.values()) - biases - logits
 
 

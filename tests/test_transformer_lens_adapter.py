@@ -338,8 +338,11 @@ def test_what_it_does_not_have_is_an_attribute_error(adapter):
 
 @pytest.mark.parametrize(
     ("family", "says"),
-    [("neox", "parallel"), ("qwen3", "qk_norm"), ("gemma2", "post_norms, attn_soft_cap"), ("phi", "unembed_bias")],
-)
+    [
+        ("neox", "parallel"), ("qwen3", "qk_norm"), ("gemma2", "post_norms, attn_soft_cap"), ("phi", "unembed_bias"),
+        ("attention", "no MLPs"), ("bare", "no norms, d_vocab_out"), ("solu", "mlp_norm"),
+    ],
+)  # fmt: skip
 def test_models_whose_sums_its_tools_do_not_do_are_refused(family, says):
     model = tiny_model(family)
     for refused in (
@@ -348,7 +351,7 @@ def test_models_whose_sums_its_tools_do_not_do_are_refused(family, says):
     ):
         with pytest.raises(UnsupportedModel, match=says):
             refused()
-    assert set(MORE) - {"neox", "qwen3", "gemma2", "phi"} == {"neo"}
+    assert set(MORE) - {"neox", "qwen3", "gemma2", "phi", "attention", "bare", "solu"} == {"neo"}
     assert probe.as_transformer_lens(tiny_model("neo"))(TOKENS).shape[:2] == TOKENS.shape
 
 

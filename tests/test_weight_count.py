@@ -43,6 +43,8 @@ VARIANTS = {
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 @pytest.mark.parametrize("family", EVERY)
 def test_the_count_is_what_a_model_of_this_shape_holds(family, changes):
+    if "gated_mlp" in changes and family in ("attention", "solu"):
+        pytest.skip("no such model")
     config = dataclasses.replace(EVERY[family], **changes)
     model, count = probe.GPT(config), count_weights(config)
     assert count.parameters == sum(parameter.numel() for parameter in model.parameters())

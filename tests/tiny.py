@@ -23,7 +23,13 @@ GEMMA2 = dataclasses.replace(
     attn_soft_cap=3.0, logit_soft_cap=6.0, windows=(4, None, 4),
 )  # fmt: skip
 PHI = dataclasses.replace(NEOX, activation="gelu_tanh", shared_norm=True, unembed_bias=True)
-MORE = {"neox": NEOX, "neo": NEO, "qwen3": QWEN3, "gemma2": GEMMA2, "phi": PHI}
+ATTENTION = dataclasses.replace(GPT2, d_mlp=0, tied_embeddings=False)
+BARE = dataclasses.replace(GPT2, norm="none", activation="relu", tied_embeddings=False, d_vocab_out=40)
+SOLU = dataclasses.replace(GPT2, activation="solu", mlp_norm=True, tied_embeddings=False)
+MORE = {
+    "neox": NEOX, "neo": NEO, "qwen3": QWEN3, "gemma2": GEMMA2, "phi": PHI, "attention": ATTENTION, "bare": BARE,
+    "solu": SOLU,
+}  # fmt: skip
 """Families that differ in the arithmetic of a layer: test_families.py has what must be right in all of them."""
 
 
@@ -68,6 +74,8 @@ def tiny_model(family: str = "llama", *, seed: int = 0, scale: float = 10.0) -> 
                 parameter.normal_(0, 0.1)
             elif parameter.ndim == 2:
                 parameter.mul_(scale)
+        if model.config.norm == "none":  # no norm makes the stream as large as others are
+            model.embed.W_E.mul_(5)
     return model
 
 

@@ -32,8 +32,8 @@ _INTO_MID = ("z", "attn_out", "resid_mid")
 parallel layers, which have no middle; not with z where a norm stands between it and the stream."""
 _NORM_AFTER = {"z": "ln1_post", "post": "ln2_post"}
 """The norm between what is written there and the stream, where a model has one."""
-_AFTER_MID = ("ln2.scale", "ln2.normalized", "pre", "pre_linear", "post", "ln2_post.scale", "ln2_post.normalized",
-              "mlp_out", "resid_post")  # fmt: skip
+_AFTER_MID = ("ln2.scale", "ln2.normalized", "pre", "pre_linear", "mid", "mlp.ln.scale", "mlp.ln.normalized", "post",
+              "ln2_post.scale", "ln2_post.normalized", "mlp_out", "resid_post")  # fmt: skip
 _SCORES = ("attn_scores", "pattern")
 
 
@@ -68,7 +68,7 @@ class Row(NamedTuple):
         """Whether nothing before its first layer's resid_mid needs to be computed."""
         here = [part.site for part in self.parts if part.layer == self.first_layer]
         into_mid = _INTO_MID[1:] if config.post_norms else _INTO_MID
-        return not config.parallel and all(site in (*into_mid, *_AFTER_MID) for site in here)
+        return config.has_mid and all(site in (*into_mid, *_AFTER_MID) for site in here)
 
 
 class CleanRun:
@@ -104,7 +104,7 @@ class CleanRun:
             block, tap = self.model.blocks[layer], _RowTap(chunk, table, layer)
             entering = chunk.entering(layer, at_mid=False)
             resid = torch.cat([resid, self("resid_pre", layer)[chunk.prompts[entering], chunk.begin :]])
-            if self.model.config.parallel:
+            if not self.model.config.has_mid:
                 resid = block(resid, tap, turn, seen)
                 continue
             if len(resid):
@@ -116,7 +116,7 @@ class CleanRun:
                 resid = block.add_mlp(resid, tap)
             if layer == last and tap.changes_mlp:
                 resid = self._at_kept(resid, chunk, "resid_post")
-        if self.model.config.parallel:
+        if not self.model.config.has_mid:
             resid = self._at_kept(resid, chunk, "resid_post")
         return self._read(self.model.ln_final(resid), chunk.prompts)[chunk.back]
 

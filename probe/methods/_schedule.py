@@ -148,7 +148,7 @@ class Schedule:
 
     def _read(self) -> int:
         tokens = self.measure.tokens
-        return self.measure.positions.shape[1] * (self.model.config.d_vocab if tokens is None else tokens.shape[1])
+        return self.measure.positions.shape[1] * (self.model.config.n_outputs if tokens is None else tokens.shape[1])
 
     def _flops(self, block: Sequence[int], row: Row) -> int:
         config = self.model.config

@@ -109,7 +109,7 @@ def read_pieces(
     config = model.config
     last = full_name(config, "resid_post", config.n_layers - 1)
     stream = {name: recording[name] for name in (*places, last)}
-    rows_at_once = max(1, LOGITS_AT_ONCE // (config.d_vocab * len(places)))
+    rows_at_once = max(1, LOGITS_AT_ONCE // (config.n_outputs * len(places)))
     pieces = (positions_kept(recording) != PADDING).nonzero().split(rows_at_once)
     for entries in tqdm(
         pieces, desc="reading places", delay=2.0, leave=False, disable=None

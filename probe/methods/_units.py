@@ -55,6 +55,8 @@ def list_units(config: GPTConfig, units: Units, layers: Indices) -> tuple[str, t
     """
     if isinstance(units, str):
         check_choice("kind of units", units, get_args(Kind))
+        if units in ("MLPs", "neurons"):
+            _check_mlp(config, f"units={units!r}")
         chosen = range(config.n_layers) if layers is None else check_layers(config, as_list("layers", layers))
         if units == "neurons" and len(chosen) != 1:
             raise OutOfRange(f"units='neurons': name one layer, as in layers=0; a layer has {config.d_mlp} neurons")
@@ -80,7 +82,13 @@ def _of_layer(config: GPTConfig, kind: str, layer: int) -> list[Unit]:
         return [Unit(f"neuron {layer}.{neuron}", (Part(layer, "post", neuron),)) for neuron in range(config.d_mlp)]
     if kind == "MLPs":
         return [Unit(f"MLP {layer}", (Part(layer, "mlp_out"),))]
-    return [Unit(f"layer {layer}", (Part(layer, "attn_out"), Part(layer, "mlp_out")))]
+    writers = ("attn_out", "mlp_out") if config.d_mlp else ("attn_out",)
+    return [Unit(f"layer {layer}", tuple(Part(layer, site) for site in writers))]
+
+
+def _check_mlp(config: GPTConfig, what: str) -> None:
+    if not config.d_mlp:
+        raise OutOfRange(f"{what}: the layers of this model are attention alone, without an MLP")
 
 
 def _read(config: GPTConfig, given: Any) -> Unit:
@@ -105,6 +113,8 @@ def _read(config: GPTConfig, given: Any) -> Unit:
 def _by_name(config: GPTConfig, name: str) -> Unit:
     if head := re.fullmatch(r"[Ll]?(\d+)[.Hh](\d+)", name):
         return unit_of_heads([check_head(config, (int(head[1]), int(head[2])))])
+    if name.startswith(("neuron", "MLP")):
+        _check_mlp(config, f"unit {name!r}")
     if neuron := re.fullmatch(r"neuron (\d+)\.(\d+)", name):
         layer = check_index("layer", int(neuron[1]), config.n_layers, owner="this model")
         number = check_index("neuron", int(neuron[2]), config.d_mlp, owner="a layer")

@@ -156,7 +156,8 @@ def attribution_sites(model: GPT, *, neurons: bool = False) -> list[str]:
     learned = ["pos_embed"] if model.config.positions == "learned" else []
     scales = post_scales(model.config)[: 2 if neurons else 1]
     capped = ["ln_final.normalized"] if model.config.logit_soft_cap is not None else []
-    return ["embed", *learned, "z", *scales, *(["post"] if neurons else []), "mlp_out", "ln_final.scale", *capped]
+    mlps = ["mlp_out"] if model.config.d_mlp else []
+    return ["embed", *learned, "z", *scales, *(["post"] if neurons else []), *mlps, "ln_final.scale", *capped]
 
 
 @checked
@@ -313,7 +314,8 @@ def _contributions(
                 Part(f"L{layer} attention bias", "attention bias", layer),
                 before_norm @ model.b_O[layer].detach().double(),
             )
-        yield Part(f"L{layer} MLP", "mlp", layer), (read("mlp_out", layer) * direction).sum(-1)
+        if model.config.d_mlp:
+            yield Part(f"L{layer} MLP", "mlp", layer), (read("mlp_out", layer) * direction).sum(-1)
     if model.config.norm == "layer":
         yield Part("final norm bias", "bias"), unembedding @ model.ln_final.b.detach().double()  # type: ignore[operator]
     if offset is not None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from probe.arguments import checked
 from probe.errors import OutOfRange, as_integer, check_choice, check_count, check_index
 from probe.gpt import GPT
-from probe.methods._inputs import check_same_model, column_of, manifest_of, token_ids, token_texts
+from probe.methods._inputs import check_same_model, column_of, manifest_of, token_texts
+from probe.prompts import token_id
 from probe.provenance import provenance
 from probe.recording import Recording
 from probe.results import Result
@@ -226,8 +227,8 @@ def copying_scores(model: GPT) -> CopyingScores:
     Embeddings are normalised as the norm would, gains folded in; the d_vocab x d_vocab matrix is never made: its
     eigenvalues are those of a d_head x d_head one.
     """
-    embedding = _normalised(model, _precise(model.token_vectors))
-    between = model.logit_directions @ embedding  # (d_model, d_model), over all tokens
+    embedding = _normalised(model, _precise(model.token_vectors[: model.config.n_outputs]))
+    between = model.logit_directions @ embedding  # (d_model, d_model), over all tokens that can be predicted
     rows = []
     for layer in range(model.config.n_layers):
         circuits = [ov_circuit(model, layer, head) for head in range(model.config.n_heads)]
@@ -275,7 +276,7 @@ def head_writes_for_token(model: GPT, layer: int, head: int, token: str | int, *
         BadPrompt: a text that is not one token.
     """
     layer, head = _check_head(model, layer, head)
-    number = token_ids(model, [token])[0]
+    number = token_id(model.config, model.tokenizer, token, predicted=False)
     circuit = ov_circuit(model, layer, head)
     embedding = _normalised(model, _precise(model.embed.scaled(model.W_E[number]))[None])[0]
     logits = embedding @ circuit.left @ circuit.right @ model.logit_directions
@@ -365,6 +366,8 @@ def _written(model: GPT, layer: int, head: int) -> Float[Tensor, "d_head d_model
 
 def _normalised(model: GPT, stream: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
     """As the norm's scale would leave it; what it subtracts is folded into the weights."""
+    if model.config.norm == "none":
+        return stream
     centred = stream - stream.mean(-1, keepdim=True) if model.config.norm == "layer" else stream
     return stream / (centred.square().mean(-1, keepdim=True) + model.config.norm_eps).sqrt()
 

@@ -330,7 +330,7 @@ def _check(
     """The places to read and the ids to follow, once everything has been found to fit."""
     for recording in recordings:
         check_same_model(model, recording)
-    check_top(top, model.config.d_vocab)
+    check_top(top, model.config.n_outputs)
     watched = None if watch is None else token_ids(model, watch)
     places = [choose_places(recording, sites) for recording in recordings]
     if places[0] != places[-1]:
@@ -408,7 +408,7 @@ def _readout(
         positions=positions_kept(recording),
         **tables,
         texts=_texts(model, *(tables[name] for name in ("top_tokens", "final_tokens", "watched"))),
-        d_vocab=model.config.d_vocab,
+        d_vocab=model.config.n_outputs,
         tuned=arguments["tuned"] is not None,
         manifest=manifest_of(recording, "logit lens", **arguments),
     )

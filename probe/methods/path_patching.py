@@ -191,6 +191,8 @@ def _receiver(config: GPTConfig, receiver: Any) -> tuple[Part, str]:
         raise UnknownName(f"receiver {receiver!r}: expected ('q', layer, head), ('mlp', layer) or 'logits'")
     check_choice("receiver", receiver[0], (*_INPUTS, "mlp", "logits"))
     layer = check_index("layer", receiver[1], config.n_layers, owner="this model")
+    if receiver[0] == "mlp" and not config.d_mlp:
+        raise OutOfRange(f"receiver {receiver!r}: the layers of this model are attention alone, without an MLP")
     if receiver[0] == "mlp" and len(receiver) == 2:
         return Part(layer, "mlp_out"), f"MLP {layer}"
     if receiver[0] == "mlp" or len(receiver) != 3:
@@ -244,7 +246,7 @@ def _change(base: CleanRun, source: CleanRun, sender: Head, part: Part, through_
     """What the sender's new output, and MLPs that notice it, add to the stream before the receiver."""
     layer, head = sender
     change = _head_change(base, source, layer, head)
-    if through_mlps:
+    if through_mlps and base.model.config.d_mlp:
         parallel = base.model.config.parallel
         last = part.layer + 1 if part.site == "resid_post" else part.layer
         for between in range(layer + parallel, last):  # in parallel, the sender's own layer's MLP does not hear it

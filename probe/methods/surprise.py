@@ -17,7 +17,7 @@ from probe.interventions import Intervention, list_interventions
 from probe.methods._inputs import manifest_of, texts_of, token_texts
 from probe.methods._stream import LOGITS_AT_ONCE, check_top, entropy_of, ranks_of
 from probe.norms import at_least_float32
-from probe.prompts import Prompts
+from probe.prompts import Prompts, check_predicted
 from probe.recording import PADDING, record
 from probe.results import LongResult
 from probe.shown import Summary, describe_prompts
@@ -122,7 +122,7 @@ def score_text(
         OutOfRange: `top` below 1 or above the vocabulary.
         BadIntervention: one that does not fit, or that changes the final norm.
     """
-    check_top(top, model.config.d_vocab)
+    check_top(top, model.config.n_outputs)
     changes = list_interventions(interventions)
     for one in changes:
         if "ln_final" in one.site:
@@ -137,6 +137,7 @@ def score_text(
     lengths = recording.lengths.tolist()
     if min(lengths) < 2:
         raise BadPrompt("a prompt of one token has no next token to score; document_start=True puts one before it")
+    check_predicted(model.config, tokens.tolist())
     found = _score(model, recording["resid_post", last], tokens, top)
     listed = [*found["top_tokens"].unique().tolist(), *tokens.unique().tolist()]
     return TextScores(
@@ -159,7 +160,7 @@ def _score(
     found |= {"rank": torch.full(shape, PADDING), "top_tokens": torch.full((*shape, top), PADDING)}
     found["top_probabilities"] = torch.full((*shape, top), torch.nan)
     following = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=PADDING)
-    at_once = max(1, LOGITS_AT_ONCE // model.config.d_vocab)
+    at_once = max(1, LOGITS_AT_ONCE // model.config.n_outputs)
     for entries in (tokens != PADDING).nonzero().split(at_once):
         at = tuple(entries.unbind(-1))
         log_probs = at_least_float32(model.read_out(resid[at].to(model.device)[None]))[0].log_softmax(-1)

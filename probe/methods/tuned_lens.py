@@ -405,7 +405,7 @@ def _tested(
 
 def _mean_distribution(model: GPT, windows: Sequence[list[int]]) -> Float[Tensor, " d_vocab"]:
     """Log of the mean probability of every token, over at most 32 windows."""
-    total, n = torch.zeros(model.config.d_vocab, device=model.device), 0
+    total, n = torch.zeros(model.config.n_outputs, device=model.device), 0
     for window in windows[:: max(1, len(windows) // 32)]:
         probs = at_least_float32(model(torch.tensor([window], device=model.device)))[0, 1:].softmax(-1)
         total, n = total + probs.sum(0), n + len(probs)

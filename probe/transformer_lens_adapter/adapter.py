@@ -4,13 +4,14 @@ Hooks and cache filters are arguments of one call here too. Nothing is attached 
 holds in its own thread only, so adapters, threads and failed calls cannot meet. A misspelt name is an error.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from probe.arguments import checked
+from probe.config import GPTConfig
 from probe.errors import (
     BadIntervention,
     BadPrompt,
@@ -29,7 +30,19 @@ from probe.transformer_lens_adapter._weights import AdapterWeights
 
 THEIR_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu_quick": "quick_gelu"}
 """TransformerLens's words for them, where they differ."""
-PECULIAR = ("parallel", "post_norms", "qk_norm", "attn_soft_cap", "logit_soft_cap", "embed_scale", "unembed_bias")
+PECULIAR: dict[str, Callable[[GPTConfig], Any]] = {
+    "parallel": lambda config: config.parallel,
+    "post_norms": lambda config: config.post_norms,
+    "qk_norm": lambda config: config.qk_norm,
+    "attn_soft_cap": lambda config: config.attn_soft_cap,
+    "logit_soft_cap": lambda config: config.logit_soft_cap,
+    "embed_scale": lambda config: config.embed_scale,
+    "unembed_bias": lambda config: config.unembed_bias,
+    "mlp_norm": lambda config: config.mlp_norm,
+    "no norms": lambda config: config.norm == "none",
+    "no MLPs": lambda config: config.d_mlp == 0,
+    "d_vocab_out": lambda config: config.n_outputs < config.d_vocab,
+}
 """Of a config: what the sums of TransformerLens's tools, or the folded `W_U`, leave out."""
 
 
@@ -48,9 +61,10 @@ def as_transformer_lens(model: GPT, *, document_start: bool = False) -> "Transfo
 
     Raises:
         UnsupportedModel: a model whose sums TransformerLens's tools do not do: parallel layers, norms after attention
-            and MLP or of queries and keys, soft caps, a scaled embedding, a bias of the unembedding.
+            and MLP or of queries and keys or neurons, or none, no MLPs, soft caps, a scaled embedding, a bias of the
+            unembedding, tokens that are never predicted.
     """
-    peculiar = [name for name in PECULIAR if getattr(model.config, name)]
+    peculiar = [name for name, has in PECULIAR.items() if has(model.config)]
     if peculiar:
         raise UnsupportedModel(
             f"{model.name!r} has {', '.join(peculiar)}: TransformerLens's tools would give wrong numbers for it; "

@@ -1,6 +1,8 @@
 """Formats on disk -> a model: Hugging Face folders and modules, GGUF files, catalogue and Hub names; and back."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +27,21 @@ def load_model(
     device: str | torch.device | int | None = None,
     seed: int = 0,
     tokenizer: Any = None,
+    config: Any = None,
     progress: bool = True,
 ) -> GPT:
     """A pretrained GPT, or its untrained twin.
 
     `source` is None for the default model, or the first of these that fits: a Hugging Face module in memory (copied);
-    a path of a folder or a .gguf file; a name of the catalogue (`probe models` lists them); ``organisation/model`` on
+    a path of a Hugging Face folder, of a .gguf file, or of a .pt or .pth file or a folder with a state dict of
+    TransformerLens's HookedTransformer; a name of the catalogue (`probe models` lists them); ``organisation/model`` on
     the Hugging Face Hub. Weights are converted to `dtype`, whatever they were stored as. `device` None is the first
     CUDA device if there is one, else the CPU.
 
     `random=True` gives the same config and tokenizer with weights drawn from `seed`, alike on every device: the
     control that shows what learning did. `tokenizer` (a fast tokenizer of transformers, or ours) replaces the one
-    that comes with the model; a module in memory comes with none.
+    that comes with the model; a module in memory and a state dict come with none. `config`: the arguments of
+    HookedTransformerConfig, or a JSON file with them, for a state dict that was saved without.
 
     Raises:
         UnknownName: no such file, folder, model, dtype or device; the nearest is offered.
@@ -47,10 +52,14 @@ def load_model(
     dtype = read_dtype(dtype)
     place = read_device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
     if hasattr(source, "state_dict") and hasattr(source, "config"):
+        if config is not None:
+            raise UnsupportedModel(
+                f"config goes with a state dict of HookedTransformer; this {type(source).__name__} has its own"
+            )
         model = _load_module(source, random=random, seed=seed, dtype=dtype, device=place)
     else:
         path, name = _find(source, weights=not random, progress=progress)
-        load = _load_folder if path.is_dir() else _load_gguf
+        load = _loader(path, config)
         model = load(path, name, random=random, seed=seed, dtype=dtype, device=place)
     if tokenizer is not None:
         model.tokenizer = _read_tokenizer(tokenizer)
@@ -89,7 +98,34 @@ def _may_be_on_the_hub(source: str | Path) -> bool:
     """``organisation/model``, unless something says that a path was meant: an ending, or a folder of that name here."""
     if not isinstance(source, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source):
         return False
-    return Path(source).suffix not in (".gguf", ".safetensors", ".bin") and not Path(source).parent.exists()
+    return (
+        Path(source).suffix not in (".gguf", ".safetensors", ".bin", ".pt", ".pth") and not Path(source).parent.exists()
+    )
+
+
+def _loader(path: Path, config: Any) -> Callable[..., GPT]:
+    """What reads this file or folder."""
+    from probe.weights.hooked_transformer import ENDINGS, is_hooked_folder
+
+    if path.suffix in ENDINGS or (path.is_dir() and (config is not None or is_hooked_folder(path))):
+        return partial(_load_hooked, config=config)
+    if config is not None:
+        raise UnsupportedModel(f"config goes with a state dict of HookedTransformer; {path} has a config of its own")
+    return _load_folder if path.is_dir() else _load_gguf
+
+
+def _load_hooked(
+    path: Path, name: str, *, config: Any, random: bool, seed: int, dtype: torch.dtype, device: torch.device
+) -> GPT:
+    from probe.tokens import Tokenizer
+    from probe.weights.hooked_transformer import load_hooked_transformer, read_config_of
+
+    tokenizer = Tokenizer.from_folder(path if path.is_dir() else path.parent)
+    if random:
+        return _untrained(read_config_of(path, config=config), tokenizer, name, seed, dtype, device)
+    model = load_hooked_transformer(path, config=config, name=name, dtype=dtype, device=device)
+    model.tokenizer = tokenizer
+    return model
 
 
 def _load_module(module: Any, *, random: bool, seed: int, dtype: torch.dtype, device: torch.device) -> GPT:
@@ -117,7 +153,7 @@ def _load_folder(path: Path, name: str, *, random: bool, seed: int, dtype: torch
 def _load_gguf(path: Path, name: str, *, random: bool, seed: int, dtype: torch.dtype, device: torch.device) -> GPT:
     if path.suffix != ".gguf":
         folder = f"; give its folder, {path.parent}" if path.suffix in (".safetensors", ".json") else ""
-        raise UnsupportedModel(f"{path}: expected a .gguf file or a Hugging Face folder{folder}")
+        raise UnsupportedModel(f"{path}: expected a .gguf, .pt or .pth file or a Hugging Face folder{folder}")
     from probe.weights.gguf import load_gguf, read_gguf_config
 
     if random:

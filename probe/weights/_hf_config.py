@@ -66,6 +66,10 @@ def write_config(config: GPTConfig) -> tuple[dict[str, Any], Family]:
     Raises:
         UnsupportedModel: no family of Hugging Face computes this; the message names what.
     """
+    if config.d_mlp == 0:
+        raise UnsupportedModel(
+            "cannot save in Hugging Face's layout: no family has d_mlp = 0, layers of attention alone"
+        )
     family = nearest_family(config)
     values = {"architectures": [family.architectures[0]], "model_type": family.model_type, **family.write(config)}
     back, _ = read_config(values, source=f"{family.model_type} config.json")

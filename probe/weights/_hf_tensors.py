@@ -86,7 +86,7 @@ def fill_model(
     _check_names(model, names, wanted, family, where)
     _check_shapes(model, source, names, wanted, where)
     for stored in wanted.values():
-        tensor = _checked(source, names[stored.name])
+        tensor = checked_tensor(source, names[stored.name])
         for ours, part in zip(stored.ours, _our_parts(stored, tensor, model), strict=True):
             set_parameter(model, ours, own_copy(part, dtype, device, place=source.place(names[stored.name])))
     if model.config.tied_embeddings and f"{family.unembedding}.weight" in names:
@@ -112,14 +112,14 @@ def _check_names(model: GPT, names: dict[str, str], wanted: dict[str, Stored], f
     missing = [name for name in wanted if name not in names]
     surplus = [names[name] for name in names if name not in allowed]
     if missing or surplus:
-        faults = [f"{_first_of(missing)} missing"] * bool(missing) + [f"{_first_of(surplus)} surplus"] * bool(surplus)
+        faults = [f"{first_of(missing)} missing"] * bool(missing) + [f"{first_of(surplus)} surplus"] * bool(surplus)
         hint = ""
         if missing == [unembedding]:
             hint = "; if the unembedding is the embedding, config.json must say tie_word_embeddings = true"
         raise BrokenFile(f"{where}: the tensors do not fit config.json: {'; '.join(faults)}{hint}")
 
 
-def _first_of(names: list[str]) -> str:
+def first_of(names: list[str]) -> str:
     """``3 tensors (a, b, c)``, of many only the first few."""
     shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     return f"{len(names)} tensor{'s' * (len(names) != 1)} ({shown})"
@@ -138,7 +138,7 @@ def _check_shapes(
         raise BrokenFile(f"{where}: {len(wrong)} of the wrong shape for config.json: {'; '.join(wrong[:4])}{more}")
 
 
-def _checked(source: TensorSource, name: str) -> Tensor:
+def checked_tensor(source: TensorSource, name: str) -> Tensor:
     tensor = source.read(name)
     if tensor.dtype not in STORED_AS:
         raise UnsupportedModel(

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import probe
-from probe.errors import SiteNotRecorded, UnknownName
+from probe.errors import OutOfRange, ProbeError, SiteNotRecorded, UnknownName
 from probe.figures.attribution import attribution_bars
 from probe.methods._patches import PATCHED
 from probe.methods._reruns import CleanRun, Part, Row
 from probe.methods.check import check_model
 from probe.prompts import read_prompts
-from probe.sites import RESIDUAL, describe_site, find_sites, residual_sites, site_dims
+from probe.sites import describe_site, find_sites, residual_sites, site_dims
 from tests.methods.test_ablation import KINDS, PROMPTS, RAGGED, replaced, sweep, value_of
 from tests.methods.test_patching import CLEAN, CORRUPTED, patch, plain
 from tests.methods.test_path_patching import by_two_passes, paths
@@ -39,11 +39,15 @@ def test_the_identities_of_the_pass_hold(model):
 
 
 def sites_of(model):
-    return [site for site in PATCHED if site not in set(RESIDUAL) - set(residual_sites(model.config))]
+    return [site for site in PATCHED if describe_site(site).exists(model.config)]
+
+
+def kinds_of(model):
+    return [kind for kind in KINDS if model.config.d_mlp or kind in ("heads", "layers")]
 
 
 def test_a_sweep_equals_one_edited_pass_for_each_unit(model):
-    for units in KINDS:
+    for units in kinds_of(model):
         found = sweep(model, RAGGED, units=units, value="mean", layers=1 if units == "neurons" else None)
         some = range(0, len(found.units), {"neurons": 11, "heads": 2}.get(units, 1))
         for number, row in itertools.product(some, range(2)):
@@ -56,6 +60,8 @@ def test_a_sweep_equals_one_edited_pass_for_each_unit(model):
 
 def test_parts_of_all_kinds_are_taken_out_together(model):
     units = [["MLP 1", (1, 2)], [(2, 1), "MLP 0", "0.1"], ["neuron 0.3", "2.1", "2.2"]]
+    if not model.config.d_mlp:
+        units = [["layer 1", (2, 2)], [(2, 1), "layer 0"]]
     found = sweep(model, units=units, value="zero")
     for number, unit in enumerate(found.units):
         logits = replaced(model, PROMPTS, 0, unit, value_of(model, PROMPTS, 0, "zero"), range(1, 8))
@@ -98,7 +104,8 @@ def test_each_patched_place_equals_one_edited_pass(model, direction):
 
 @pytest.mark.parametrize("through_mlps", [False, True])
 def test_paths_equal_the_two_passes_that_define_them(model, through_mlps):
-    for receiver in (("q", 2, 3), ("k", 2, 1), ("v", 1, 0), ("mlp", 2), "logits"):
+    mlps = [("mlp", 2)] if model.config.d_mlp else []
+    for receiver in (("q", 2, 3), ("k", 2, 1), ("v", 1, 0), *mlps, "logits"):
         found = paths(model, receiver, through_mlps=through_mlps)
         for number in range(0, len(found.senders), 3):
             sender = found.senders[number]
@@ -108,13 +115,17 @@ def test_paths_equal_the_two_passes_that_define_them(model, through_mlps):
 
 
 def test_an_mlp_hears_the_heads_of_its_own_layer_where_it_comes_after_them(model):
+    if not model.config.d_mlp:
+        pytest.skip("it has no MLP")
     layers = {layer for layer, _ in paths(model, ("mlp", 1)).senders}
     assert layers == ({0} if model.config.parallel else {0, 1})
 
 
 def test_a_logit_is_the_sum_of_what_every_part_wrote(model):
-    rec = probe.record(model, RAGGED, sites=probe.attribution_sites(model, neurons=True), positions=-1)
-    found = probe.direct_logit_attribution(model, rec, token=5, neurons=4)
+    rec = probe.record(
+        model, RAGGED, sites=probe.attribution_sites(model, neurons=bool(model.config.d_mlp)), positions=-1
+    )
+    found = probe.direct_logit_attribution(model, rec, token=5, neurons=min(4, model.config.d_mlp))
     assert float(found.error.max()) < EXACT
     said = torch.stack([rec.logits[row, -1, 5] for row in range(len(RAGGED))])
     torch.testing.assert_close(model.unembed.soft_cap(found.logit), said, atol=EXACT, rtol=0)
@@ -122,7 +133,7 @@ def test_a_logit_is_the_sum_of_what_every_part_wrote(model):
     assert ("before the model’s soft cap" in repr(found)) == found.before_cap
     assert ("before the soft cap" in attribution_bars(found).layout.title.text.replace("<br>", " ")) == found.before_cap
     for row in range(len(RAGGED)):
-        for layer in range(3):
+        for layer in range(3 if model.config.d_mlp else 0):
             mlp = found.contributions[[part.name for part in found.parts].index(f"L{layer} MLP"), row]
             every = probe.direct_logit_attribution(model, rec, token=5, neurons=model.config.d_mlp)
             listed = every.neuron_contributions[layer, row].sum()
@@ -144,7 +155,7 @@ def test_direct_effects_are_what_the_attribution_says(model):
     rec = probe.record(model, PROMPTS, sites=probe.attribution_sites(model), positions=-1)
     right, wrong = (probe.direct_logit_attribution(model, rec, token=token) for token in (5, 7))
     cap, names = model.unembed.soft_cap, [part.name for part in right.parts]
-    for units in ("heads", "MLPs", "neurons"):
+    for units in set(kinds_of(model)) - {"layers"}:
         found = sweep(model, units=units, value="zero", positions=None, layers=1)
         for number in range(0, len(found.units), 3):
             (part,) = found.units[number].parts
@@ -178,14 +189,44 @@ def test_the_last_place_of_a_lens_is_the_model_itself(model):
 
 
 def test_a_place_that_a_family_lacks_is_refused_by_name(model):
-    if not model.config.parallel:
+    if model.config.has_mid:
         pytest.skip("it has all of them")
-    with pytest.raises(UnknownName, match="nothing lies between them"):
+    with pytest.raises(UnknownName, match="nothing lies between attention and MLP"):
         probe.record(model, "abc", sites=["resid_mid"])
-    with pytest.raises(UnknownName, match="nothing lies between them"):
+    with pytest.raises(UnknownName, match="nothing lies between attention and MLP"):
         probe.logit_lens(model, probe.record(model, "abc"), sites=["resid_mid"])
-    with pytest.raises(UnknownName, match="nothing lies between them"):
+    with pytest.raises(UnknownName, match="nothing lies between attention and MLP"):
         patch(model, "resid_mid")
+
+
+def test_layers_of_attention_alone_have_no_mlp_to_ask_for():
+    model = tiny_model("attention")
+    for units in ("MLPs", "neurons", ["MLP 1"], ["neuron 1.3"]):
+        with pytest.raises(OutOfRange, match="attention alone, without an MLP"):
+            sweep(model, units=units)
+    with pytest.raises(OutOfRange, match="attention alone, without an MLP"):
+        paths(model, ("mlp", 1))
+    with pytest.raises(UnknownName, match="attention alone, without an MLP"):
+        probe.record(model, "abc", sites=["mlp_out"])
+    with pytest.raises(ProbeError, match="no W_in"):
+        model.W_in[0]
+
+
+def test_tokens_that_are_read_and_never_predicted_are_no_targets():
+    """The twelfth letter is token 12; from token 40 on nothing is predicted."""
+    model = tiny_model("bare")
+    assert probe.record(model, [[45, 3]]).logits.shape == (1, 2, 40)
+    for target in (lambda: probe.logit_difference(45, 3), lambda: probe.log_probability(45)):
+        with pytest.raises(OutOfRange, match="token id 45: what this model predicts has token ids 0 to 39"):
+            sweep(model, [[1, 2]], metric=target(), value="zero")
+    for scored in (probe.loss, probe.score_text):
+        with pytest.raises(OutOfRange, match="token id 45 at position 1 of prompt 0 is never predicted"):
+            scored(model, [[3, 45, 3]])
+    assert probe.loss(model, [[45, 3]]).shape == (1, 1)  # the first token is not predicted
+    with pytest.raises(OutOfRange, match="top=41: expected 1 to 40"):
+        probe.logit_lens(model, probe.record(model, "abc"), top=41)
+    assert probe.copying_scores(model).values.isfinite().all()
+    assert probe.head_writes_for_token(model, 0, 0, 45, top=40).promoted.max() < 40
 
 
 def test_circuits_by_weights_give_the_scores_and_the_writing_of_the_pass(model):
@@ -208,7 +249,7 @@ def test_circuits_by_weights_give_the_scores_and_the_writing_of_the_pass(model):
     if model.config.post_norms:
         written = written * model.blocks[layer].ln1_post.gain
     torch.testing.assert_close(normal @ probe.ov_circuit(model, layer, head).product, written, atol=EXACT, rtol=0)
-    found = probe.head_writes(model, rec, layer, head, top=50)
+    found = probe.head_writes(model, rec, layer, head, top=model.config.n_outputs)
     parts = probe.direct_logit_attribution(model, rec, token=int(found.promoted[0]))
     names = [part.name for part in parts.parts]
     share = parts.contributions[names.index(f"L{layer}H{head}"), 0]

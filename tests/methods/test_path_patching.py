@@ -28,7 +28,7 @@ def by_two_passes(model, base, source, sender, receiver, *, through_mlps):
         if number == layer:
             z[:, :, head] = other["z", layer][:, :, head]
         held.append(probe.replace("z", z, layer=number))
-        if not through_mlps:
+        if not through_mlps and model.config.d_mlp:
             held.append(probe.replace("mlp_out", was["mlp_out", number], layer=number))
     if receiver == "logits":
         logits = probe.record(model, base, sites=[], interventions=held).logits[0, -1]

@@ -1,0 +1,193 @@
+"""What a HookedTransformerConfig says -> GPTConfig.
+
+Source: HookedTransformerConfig and the components of TransformerLens 2.16, which read these settings. Settings that say
+how to train, to start, to place or to hook a model change nothing that is computed, and are not read.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from probe.arguments import brief
+from probe.config import MOST_LAYERS, Activation, GPTConfig, RotaryScaling
+from probe.errors import UnsupportedModel
+
+SIGNS = ("n_layers", "d_model", "d_head")
+"""Settings that every such config has, and no config.json of Hugging Face."""
+NORMS = {None: "none", "LN": "layer", "LNPre": "layer", "RMS": "rms", "RMSPre": "rms"}
+"""With "Pre" the gains stand in the weights that follow, and gain 1 and bias 0 are left."""
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
+    "solu": "solu",
+    "solu_ln": "solu",
+}
+NEUTRAL: dict[str, Any] = {
+    "attention_dir": "causal",
+    "experts_per_token": None,
+    "final_rms": False,
+    "load_in_4bit": False,
+    "num_experts": None,
+    "post_embedding_ln": False,
+    "relative_attention_max_distance": None,
+    "rotary_adjacent_pairs": False,
+    "shortformer_pos": False,
+}
+"""Settings that change what is computed in ways that are not followed, with the value of each that does not."""
+
+
+def is_hooked_config(values: object) -> bool:
+    """Whether a mapping says what a HookedTransformerConfig says."""
+    return isinstance(values, Mapping) and all(name in values for name in SIGNS) and "model_type" not in values
+
+
+def read_hooked_config(values: Mapping[str, Any], *, d_vocab: int | None, has_b_U: bool, source: str) -> GPTConfig:
+    """The config; `source` is named in errors. `d_vocab`: rows of W_E, for a config that left it to a tokenizer.
+
+    Raises:
+        UnsupportedModel: a setting that is missing, is no possible value, or changes the computation in a way that
+            this GPT does not follow.
+        UnknownName, BadShape, OutOfRange: values that GPTConfig does not take.
+    """
+    _check(values, source)
+    n_layers, d_model, d_head = (_whole(values, name, source) for name in SIGNS)
+    if n_layers > MOST_LAYERS:
+        raise UnsupportedModel(f"{source}: n_layers is {n_layers}; expected a possible number")
+    n_heads = _whole(values, "n_heads", source, default=d_model // d_head)
+    attention_alone = bool(values.get("attn_only"))
+    act_fn = str(values.get("act_fn")).lower()
+    if act_fn not in ACTIVATIONS and not attention_alone:
+        known = ", ".join(ACTIVATIONS)
+        raise UnsupportedModel(f"{source}: act_fn = {brief(values.get('act_fn'))} is not supported; supported: {known}")
+    d_vocab = _whole(values, "d_vocab", source, default=d_vocab or 0)
+    rms = _norm(values, source) == "rms"
+    return GPTConfig(
+        n_layers=n_layers,
+        d_model=d_model,
+        n_heads=n_heads,
+        d_head=d_head,
+        d_mlp=0 if attention_alone else _whole(values, "d_mlp", source, default=4 * d_model),
+        d_vocab=d_vocab,
+        d_vocab_out=_whole(values, "d_vocab_out", source, default=d_vocab),
+        n_ctx=_whole(values, "n_ctx", source),
+        n_kv_heads=_whole(values, "n_key_value_heads", source, default=n_heads),
+        norm=_norm(values, source),
+        norm_eps=_number(values, "eps", source, default=1e-5),
+        activation="gelu" if attention_alone else ACTIVATIONS[act_fn],
+        mlp_norm=act_fn.endswith("_ln") and not attention_alone,
+        gated_mlp=bool(values.get("gated_mlp")) and not attention_alone,
+        parallel=bool(values.get("parallel_attn_mlp")) and not attention_alone,
+        qk_norm=bool(values.get("use_qk_norm")),
+        post_norms=bool(values.get("use_normalization_before_and_after")) and rms,
+        tied_embeddings=False,
+        unembed_bias=has_b_U,
+        logit_soft_cap=_above_zero(values, "output_logits_soft_cap", source),
+        attn_soft_cap=_above_zero(values, "attn_scores_soft_cap", source),
+        attn_scale=_scale(values, d_head, source),
+        attn_scale_by_layer=bool(values.get("scale_attn_by_inverse_layer_idx")),
+        windows=_windows(values, n_layers, source),
+        **_positions(values, d_head, source),
+    )
+
+
+def _check(values: Mapping[str, Any], source: str) -> None:
+    wrong = [f"{name} = {brief(values[name])}" for name, neutral in NEUTRAL.items() if _is_other(values, name, neutral)]
+    if wrong:
+        raise UnsupportedModel(f"{source}: this GPT does not compute {', '.join(wrong)}")
+    missing = [name for name in (*SIGNS, "n_ctx") if values.get(name) is None]
+    if missing:
+        raise UnsupportedModel(f"{source}: the config lacks {', '.join(missing)}")
+
+
+def _is_other(values: Mapping[str, Any], name: str, neutral: object) -> bool:
+    if name == "final_rms" and _norm(values, "") == "rms":
+        return False
+    return bool(values.get(name)) and values[name] != neutral
+
+
+def gains_are_folded(values: Mapping[str, Any]) -> bool:
+    """Whether norms have no gains and biases of their own."""
+    return _norm_kind(values) in (None, "LNPre", "RMSPre")
+
+
+def _norm_kind(values: Mapping[str, Any]) -> Any:
+    """The oldest configs call it `normalization`."""
+    return values.get("normalization_type", values.get("normalization", "LN"))
+
+
+def _norm(values: Mapping[str, Any], source: str) -> Any:
+    kind = _norm_kind(values)
+    if not isinstance(kind, str | None) or kind not in NORMS:
+        known = ", ".join(map(str, NORMS))
+        raise UnsupportedModel(f"{source}: normalization_type = {brief(kind)} is not supported; supported: {known}")
+    return NORMS[kind]
+
+
+def _positions(values: Mapping[str, Any], d_head: int, source: str) -> dict[str, Any]:
+    kind = values.get("positional_embedding_type", "standard")
+    if kind == "standard":
+        return {"positions": "learned"}
+    if kind != "rotary":
+        raise UnsupportedModel(
+            f"{source}: positional_embedding_type = {brief(kind)} is not supported; supported: standard, rotary"
+        )
+    scaling = None
+    if values.get("use_NTK_by_parts_rope"):
+        scaling = RotaryScaling(
+            "llama3",
+            factor=_number(values, "NTK_by_parts_factor", source, default=8.0),
+            low_freq_factor=_number(values, "NTK_by_parts_low_freq_factor", source, default=1.0),
+            high_freq_factor=_number(values, "NTK_by_parts_high_freq_factor", source, default=4.0),
+            original_n_ctx=_whole(values, "NTK_original_ctx_len", source, default=8192),
+        )
+    return {
+        "positions": "rotary",
+        "rotary_dim": _whole(values, "rotary_dim", source, default=d_head),
+        "rotary_theta": _number(values, "rotary_base", source, default=10_000.0),
+        "rotary_scaling": scaling,
+    }
+
+
+def _scale(values: Mapping[str, Any], d_head: int, source: str) -> float | None:
+    """They divide by it, we multiply."""
+    if not values.get("use_attn_scale", True):
+        return 1.0
+    divisor = _number(values, "attn_scale", source, default=math.sqrt(d_head))
+    return None if math.isclose(divisor, math.sqrt(d_head)) else 1 / divisor
+
+
+def _windows(values: Mapping[str, Any], n_layers: int, source: str) -> tuple[int | None, ...] | None:
+    if not values.get("use_local_attn"):
+        return None
+    kinds, window = values.get("attn_types"), _whole(values, "window_size", source)
+    if not isinstance(kinds, (list, tuple)) or len(kinds) < n_layers or not set(kinds) <= {"global", "local"}:
+        raise UnsupportedModel(f"{source}: attn_types is {brief(kinds)}; expected 'global' or 'local' for each layer")
+    return tuple(window if kind == "local" else None for kind in kinds[:n_layers])
+
+
+def _whole(values: Mapping[str, Any], name: str, source: str, *, default: int | None = None) -> int:
+    """A size of at least 1. What is not set stands there as None or -1."""
+    value = values.get(name)
+    if default is not None and value in (None, -1):
+        return default
+    if type(value) is not int or value < 1:
+        raise UnsupportedModel(f"{source}: {name} is {brief(value)}; expected a whole number of at least 1")
+    return value
+
+
+def _number(values: Mapping[str, Any], name: str, source: str, *, default: float) -> float:
+    value = values.get(name)
+    if value in (None, -1):
+        return default
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise UnsupportedModel(f"{source}: {name} is {brief(value)}; expected a number above 0")
+    return float(value)
+
+
+def _above_zero(values: Mapping[str, Any], name: str, source: str) -> float | None:
+    """A cap; any value that is not above 0 stands for none."""
+    return _number(values, name, source, default=0.0) if (values.get(name) or 0) > 0 else None
