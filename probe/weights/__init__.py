@@ -117,15 +117,27 @@ def _loader(path: Path, config: Any) -> Callable[..., GPT]:
 def _load_hooked(
     path: Path, name: str, *, config: Any, random: bool, seed: int, dtype: torch.dtype, device: torch.device
 ) -> GPT:
-    from probe.tokens import Tokenizer
     from probe.weights.hooked_transformer import load_hooked_transformer, read_config_of
 
-    tokenizer = Tokenizer.from_folder(path if path.is_dir() else path.parent)
+    tokenizer = _tokenizer_of_hooked(path if path.is_dir() else path.parent, name)
     if random:
         return _untrained(read_config_of(path, config=config), tokenizer, name, seed, dtype, device)
     model = load_hooked_transformer(path, config=config, name=name, dtype=dtype, device=device)
     model.tokenizer = tokenizer
     return model
+
+
+def _tokenizer_of_hooked(folder: Path, name: str) -> Any:
+    """The tokenizer beside a state dict; of a model of the Hub, else the one there that its config names."""
+    from probe.json_files import read_object
+    from probe.tokens import Tokenizer
+    from probe.weights.hub import fetch_from_hub
+
+    found = Tokenizer.from_folder(folder)
+    if found is not None or not _may_be_on_the_hub(name):
+        return found
+    named = read_object(folder / "config.json").get("tokenizer_name")
+    return Tokenizer.from_folder(fetch_from_hub(named, weights=False)) if isinstance(named, str) else None
 
 
 def _load_module(module: Any, *, random: bool, seed: int, dtype: torch.dtype, device: torch.device) -> GPT:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,16 +160,23 @@ def _open(path: Path, given: Any, stack: contextlib.ExitStack) -> Checkpoint:
     return Checkpoint(config, gains_are_folded(values), tensors, where)
 
 
-def _only_file(folder: Path) -> Path:
-    files = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS)
-    final = [path for path in files if path.stem.endswith("final")]
+def the_checkpoint(names: Iterable[str]) -> str | None:
+    """The file that is meant among these names: the only one, or the only one whose name ends in "final"; else None."""
+    files = [name for name in names if name.endswith(ENDINGS)]
+    final = [name for name in files if Path(name).stem.endswith("final")]
     chosen = final if len(final) == 1 else files
-    if len(chosen) == 1:
-        return chosen[0]
-    names = ", ".join(path.name for path in files[:4]) or "none"
-    raise UnsupportedModel(
-        f"{folder}: expected one .pt, .pth or .safetensors file, found {names}; give the path of one"
-    )
+    return chosen[0] if len(chosen) == 1 else None
+
+
+def _only_file(folder: Path) -> Path:
+    names = sorted(path.name for path in folder.iterdir())
+    chosen = the_checkpoint(names)
+    if chosen is None:
+        found = ", ".join(name for name in names if name.endswith(ENDINGS)) or "none"
+        raise UnsupportedModel(
+            f"{folder}: expected one .pt, .pth or .safetensors file, found {found}; give the path of one"
+        )
+    return folder / chosen
 
 
 def _config_values(given: Any, saved: Mapping[str, Any], file: Path) -> Mapping[str, Any]:

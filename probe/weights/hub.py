@@ -1,8 +1,10 @@
 """A model's name on the Hugging Face Hub -> a folder in that library's own cache.
 
-Only config, safetensors and tokenizer files are fetched. What is cached already works without network.
+Only config, safetensors and tokenizer files are fetched, and the state dict of a HookedTransformer. What is cached
+already works without network.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +43,25 @@ def fetch_from_hub(name: str, *, weights: bool = True, progress: bool = True) ->
     except _network_errors() as error:
         return _find_cached(name, wanted, reason=error)
     files = [sibling.rfilename for sibling in info.siblings or []]
-    if weights and files and not any(file.endswith(".safetensors") and "/" not in file for file in files):
-        raise UnsupportedModel(f"{name}: the Hub has no safetensors of this model, and pickle files are never read")
+    if files and not any(file.endswith(".safetensors") and "/" not in file for file in files):
+        return _fetch_without_safetensors(name, files, weights=weights, progress=progress)
     return _download(name, wanted, progress=progress)
+
+
+def _fetch_without_safetensors(name: str, files: Sequence[str], *, weights: bool, progress: bool) -> Path:
+    """The folder of a HookedTransformer, whose state dict is read though it is a pickle: see hooked_transformer.py. Of
+    any other model, its folder without weights."""
+    from probe.weights.hooked_transformer import is_hooked_folder, the_checkpoint
+
+    folder = _download(name, [*SMALL_FILES], progress=progress)
+    checkpoint = the_checkpoint(file for file in files if "/" not in file)
+    if checkpoint is not None and is_hooked_folder(folder):
+        return _download(name, [*SMALL_FILES, checkpoint], progress=progress)
+    if weights:
+        raise UnsupportedModel(
+            f"{name}: the Hub has no safetensors of this model, and pickle files of Hugging Face models are never read"
+        )
+    return folder
 
 
 def _network_errors() -> tuple[type[Exception], ...]:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 import probe
 from probe.errors import BrokenFile, ProbeError, UnsupportedModel
@@ -133,6 +135,40 @@ def test_a_loaded_model_is_saved_where_some_family_computes_it(tmp_path):
     with pytest.raises(UnsupportedModel, match="d_mlp = 0"):
         load(saved(tmp_path / "a.pt", CONFIGS["attention"])).save(tmp_path / "attention")
     assert not (tmp_path / "attention").exists()
+
+
+def test_a_model_of_the_hub_brings_its_state_dict_and_the_tokenizer_that_its_config_names(tmp_path, monkeypatch):
+    """The Hub is a fake: two folders, and a list of what was asked for."""
+    asked, files = [], ["config.json", "model_final.pth", "checkpoints/model_100.pth", "README.md"]
+    for name in ("org--model", "org--tokenizer"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "org--model" / "config.json").write_text(json.dumps({**GPT2, "tokenizer_name": "org/tokenizer"}))
+    torch.save(state_dict(GPT2), tmp_path / "org--model" / "model_final.pth")
+    words = Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    words.save(str(tmp_path / "org--tokenizer" / "tokenizer.json"))
+
+    class Hub:
+        def model_info(self, name, timeout):
+            names = files if name == "org/model" else ["tokenizer.json"]
+            return types.SimpleNamespace(siblings=[types.SimpleNamespace(rfilename=file) for file in names])
+
+    def download(name, **options):
+        asked.append((name, options["allow_patterns"]))
+        return str(tmp_path / name.replace("/", "--"))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    for random_weights in (False, True):
+        model = load("org/model", random=random_weights)
+        assert model.name.startswith("org/model") and model.tokenizer.str_tokens([1]) == ["b"]
+        assert asked[1][1][-1] == "model_final.pth" and [name for name, _ in asked] == [
+            "org/model", "org/model", "org/tokenizer",
+        ]  # fmt: skip
+        asked.clear()
+    runs_as(load("org/model"), GPT2)
+    files.remove("model_final.pth")
+    with pytest.raises(UnsupportedModel, match="pickle files of Hugging Face models are never read"):
+        load("org/model")
 
 
 REFUSED = {
