@@ -18,10 +18,10 @@ from probe.norms import at_least_float32
 from probe.recording import PADDING, Recording
 from probe.sites import RESIDUAL, describe_site, find_sites, full_name, residual_sites
 
-LOGITS_AT_ONCE = 2**22
-"""Logits held at a time (16 MB in float32), or those of one position at every place if that is more: so
-(place, batch, pos, d_vocab) never exists. With 64 MB the allocator fetches fresh pages for every tensor and gives them
-back, which took half of the time."""
+LOGITS_AT_ONCE = 2**23
+"""Logits held at a time (32 MB in float32), or those of one position at every place if that is more: so
+(place, batch, pos, d_vocab) never exists. With more, the allocator fetches fresh pages for every tensor and gives them
+back, which took half of the time; with fewer, the product with W_U waits for memory."""
 
 
 @runtime_checkable
@@ -117,7 +117,9 @@ def read_pieces(
         prompt, column = entries.unbind(-1)
         resids = {name: stream[name][prompt, column].to(model.device, model.dtype) for name in stream}
         here = [resids[name] if translator is None else translator(name, resids[name]) for name in places]
-        yield Piece(prompt, column, _log_probs(model, here), _log_probs(model, [resids[last]])[0])
+        read = _log_probs(model, here)
+        final = read[-1] if here[-1] is resids[last] else _log_probs(model, [resids[last]])[0]
+        yield Piece(prompt, column, read, final)
 
 
 class Gathered:
@@ -181,8 +183,9 @@ def ranks_of(
 ) -> Int[Tensor, "*any token"]:
     """1 + how many tokens are strictly likelier."""
     ranks = torch.empty_like(chosen, dtype=torch.long)
+    likelier = torch.empty_like(log_probs)  # 0 or 1: truth values are copied to integers before they are counted
     for token in range(chosen.shape[-1]):  # one at a time: (..., token, d_vocab) would be large
-        ranks[..., token] = (log_probs > chosen[..., token, None]).count_nonzero(-1) + 1
+        ranks[..., token] = torch.gt(log_probs, chosen[..., token, None], out=likelier).sum(-1) + 1
     return ranks
 
 
