@@ -21,6 +21,8 @@ from _rivals import Rivals
 import probe
 
 MOST_BLOCKS = 30
+TWICE = 15.0
+"""Seconds: a block that takes less runs at least twice, whatever the budget says."""
 LOGITS = 5e-3
 """How far logits may be apart. Those of Hugging Face's own two kinds of attention differ by up to 1e-3 on the default
 model (1,024 random tokens, logits up to 34), ours from its sdpa by up to 2e-3, and at two positions by over 5e-4."""
@@ -40,7 +42,7 @@ class Setting:
     quick: bool
     """Everything once, at few tokens: does it run?"""
     budget: float = 6.0
-    """Seconds to spend on the blocks of one comparison; one block always runs."""
+    """Seconds to spend on the blocks of one comparison; one or two always run."""
 
     @cached_property
     def model(self) -> probe.GPT:
@@ -117,8 +119,9 @@ def compare(
     if first[1] + second[1] < setting.budget:  # the first call also makes what is made once
         first, second = (peak(call, setting.device)[1:] for call in (ours, theirs))
     peaks, times = zip(first, second, strict=True)
-    fitting = setting.budget / (2 * sum(times))
-    blocks = 1 if setting.quick else max(1, min(MOST_BLOCKS, int(fitting)))
+    block = 2 * sum(times)
+    least = 2 if block < TWICE else 1
+    blocks = 1 if setting.quick else max(least, min(MOST_BLOCKS, int(setting.budget / block)))
     taken = [[seconds(call, setting.device) for call in (ours, theirs, theirs, ours)] for _ in range(blocks)]
     ratio = [(first + last) / (second + third) / scale for first, second, third, last in taken]
     middle, low, high = spread(ratio)
