@@ -52,7 +52,7 @@ def state_dict(cfg: dict, *, seed: int = 0) -> dict[str, Tensor]:
 
     d_model, d_head, heads = cfg["d_model"], cfg["d_head"], SIZES["n_heads"]
     grouped, kv_heads = cfg.get("n_key_value_heads"), cfg.get("n_key_value_heads") or heads
-    vocab, norm = SIZES["d_vocab"], cfg.get("normalization_type", "LN")
+    vocab, norm = max(cfg["d_vocab"], SIZES["d_vocab"]), cfg.get("normalization_type", "LN")
     tensors = {"embed.W_E": draw(vocab, d_model)}
     if cfg.get("positional_embedding_type", "standard") == "standard":
         tensors["pos_embed.W_pos"] = draw(cfg["n_ctx"], d_model)

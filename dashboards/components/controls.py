@@ -154,7 +154,10 @@ def _somewhere(name: str, ids: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _taken_out(model: probe.GPT) -> TakenOut:
-    layers, heads = range(model.config.n_layers), (*range(model.config.n_heads), None)
+    layers, heads = (
+        range(model.config.n_layers),
+        [*range(model.config.n_heads), *([None] if model.config.d_mlp else [])],
+    )
     parts = {part_name((layer, head)): (layer, head) for layer in layers for head in heads}
     if not set(st.session_state.get("taken_out", [])) <= set(parts):  # of a larger model
         st.session_state["taken_out"] = [one for one in st.session_state["taken_out"] if one in parts]

@@ -93,7 +93,8 @@ def _ask(chosen: Selection, target: int, against: int) -> Question:
         "Prompts", SIZES, key="n_prompts", bind="query-params", disabled=where == TEXT,
         help="More prompts: narrower intervals, longer sweeps. One text has no interval.",
     )  # fmt: skip
-    units = columns[2].selectbox("Take out each of the", list(KINDS), key="units", bind="query-params")
+    kinds = [kind for kind in KINDS if chosen.model.config.d_mlp or kind != "MLPs"]
+    units = columns[2].selectbox("Take out each of the", kinds, key="units", bind="query-params")
     values = ["zero"] if where == TEXT else [*VALUES[1:], "zero"]
     if st.session_state.get("value", values[0]) not in values:
         st.session_state["value"] = values[0]

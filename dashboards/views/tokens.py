@@ -76,12 +76,12 @@ def _pipeline(chosen: Selection) -> pandas.DataFrame:
          f"each looked up among {config.d_vocab:,}"),
         (f"attention, {config.n_layers} times", chosen.link("heads"), f"({config.n_heads}, {n}, {n})",
          f"{config.n_heads} heads, each with a weight from every token to every earlier one"),
-        (f"MLP, {config.n_layers} times", chosen.link("ablation", units="MLPs"), f"({n}, {config.d_mlp})",
-         "questions asked of each vector"),
+        *([(f"MLP, {config.n_layers} times", chosen.link("ablation", units="MLPs"), f"({n}, {config.d_mlp})",
+            "questions asked of each vector")] if config.d_mlp else []),
         ("last vector", chosen.link("lens"), f"({config.d_model},)", "the whole text, as seen from its end"),
-        ("unembedding", chosen.link("directions", space=said, show="Neighbours"), f"({config.d_vocab},)",
+        ("unembedding", chosen.link("directions", space=said, show="Neighbours"), f"({config.n_outputs},)",
          "a score for every token (logits)"),
-        ("softmax", chosen.link("generation"), f"({config.d_vocab},)", "probabilities of the next token"),
+        ("softmax", chosen.link("generation"), f"({config.n_outputs},)", "probabilities of the next token"),
     ]  # fmt: skip
     return pandas.DataFrame(stages, columns=["stage", "page", "shape", "what it is"])
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from probe.cli._sizes import kinds_kept
 from probe.cli._tour import PROMPT, Tour
+from probe.config import GPTConfig
 from probe.figures.attention import attention_heatmap
 from probe.figures.distribution import next_token_bars
 from probe.figures.lens import lens_heatmap, lens_lines, place_label
@@ -96,7 +97,7 @@ def _layers(tour: Tour) -> PageSection:
     worse = lens.worse_than_uniform[:, prompt, column].tolist()
     watched = [show_token(lens.texts[token]) for token in lens.watched_at(prompt, column)]
     words = (
-        "Each layer adds something to the vector of every token (residual stream): first its attention, then its MLP. "
+        f"Each layer adds something to the vector of every token (residual stream): {_added(tour.model.config)}. "
         "One can stop anywhere and ask the model's own last step what it would say already (logit lens). The table "
         f"follows {_listed(watched)}: rank 1 is the likeliest of all {lens.d_vocab:,} pieces."
     )
@@ -287,3 +288,9 @@ def _seconds(seconds: float) -> str:
 def _listed(tokens: list[str]) -> str:
     quoted = [f"“{token}”" for token in tokens]
     return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " and " + quoted[-1]
+
+
+def _added(config: GPTConfig) -> str:
+    if config.has_mid:
+        return "first its attention, then its MLP"
+    return "its attention and its MLP at once" if config.d_mlp else "what its attention finds"

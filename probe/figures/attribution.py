@@ -76,12 +76,13 @@ def attribution_map(found: LogitAttribution, *, prompt: int | None = None, theme
     ]
     n_layers = 1 + max(part.layer or 0 for part, _ in of_parts)
     n_heads = 1 + max(part.head for part, _ in of_parts if part.head is not None)
-    table = np.zeros((n_layers, n_heads + 1))
+    has_mlp = any(part.kind == "mlp" for part, _ in of_parts)
+    table = np.zeros((n_layers, n_heads + has_mlp))
     for part, value in of_parts:
         if part.kind in ("head", "mlp"):
             table[part.layer, n_heads if part.head is None else part.head] = value
-    columns = [*(str(head) for head in range(n_heads)), "MLP"]
+    columns = [*(str(head) for head in range(n_heads)), *(["MLP"] if has_mlp else [])]
+    title = "Who wrote it: every head" + (" and MLP" if has_mlp else "")
     return head_map(
-        table, look, title="Who wrote it: every head and MLP", unit="logits", signed=True, columns=columns,
-        hover="%{z:+.4f} logits",
+        table, look, title=title, unit="logits", signed=True, columns=columns, hover="%{z:+.4f} logits",
     )  # fmt: skip

@@ -7,12 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import state
+import torch
 from views import PAGES
 
 import probe
 import probe.methods.tuned_lens as tuned_lens
 from probe.cli._dashboard import MODELS
 from probe.figures.lens import lens_lines
+from tests.hooked_reference import CONFIGS, state_dict
 
 pytestmark = pytest.mark.model  # the tokenizer is the default model's
 
@@ -72,6 +74,19 @@ def test_no_prompt_breaks_a_page(page, case, open_page):
         assert "empty" in app.error[0].value
         app.text_area(key="prompt").set_value("a b c").run()
         assert not app.error and app.header  # the page is usable again
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_model_of_attention_alone_without_norms_has_every_page(page, open_page, default_model, tmp_path, monkeypatch):
+    """As an old checkpoint brings it, with its tokenizer beside it."""
+    cfg = {**CONFIGS["attention without norms"], "d_vocab": default_model.config.d_vocab, "n_ctx": 64}
+    torch.save(state_dict(cfg), tmp_path / "model.pth")
+    (tmp_path / "config.json").write_text(json.dumps(cfg))
+    default_model.tokenizer.save(tmp_path)
+    monkeypatch.setenv(MODELS, str(tmp_path))
+    app = open_page(page, taken_out="L1H1")
+    right(app)
+    assert not app.error and app.header, [one.value for one in app.error]
 
 
 def test_a_link_opens_what_it_names_and_what_is_not_there_falls_back(open_page):
