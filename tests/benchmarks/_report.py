@@ -27,6 +27,8 @@ def write_report(folder: Path, model: str, found: dict[str, list[Measured]], lef
     lines = ["# Benchmarks", "", *(f"* {name}: {fact_text(fact)}" for name, fact in facts.items() if fact), ""]
     for device, numbers in found.items():
         lines += [f"## On {device}", "", row(HEADS), row(["---"] * len(HEADS)), *(row(cells(n)) for n in numbers), ""]
+    for device, numbers in found.items():
+        lines += [f"## On {device}, in short", "", *short_table(numbers), ""]
     lines.append("Peak MB: ours / theirs, above what was there before the call. Blocks: of A B B A, or repeats.")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{now:%Y-%m-%d-%H%M}.md"
@@ -66,6 +68,19 @@ def cells(one: Measured) -> list[str]:
         "" if one.our_memory is None else f"{one.our_memory:.0f} / {one.their_memory:.0f}", str(one.blocks),
         "" if one.difference is None else f"{one.difference:.1e} (allowed {one.tolerance:g})", bar, one.note,
     ]  # fmt: skip
+
+
+def short_table(numbers: list[Measured]) -> list[str]:
+    """What has a bar, as the README shows it."""
+    heads = ("case", "beside", "ours", "theirs", "ours / theirs", "bar")
+    rows = []
+    for one in numbers:
+        if one.bar is not None:
+            case, against, ours, theirs, value, *_ = cells(one)
+            value = f"**{value}**" if one.met else value
+            alone = one.ours is None
+            rows.append([case, against, value if alone else ours, theirs, "" if alone else value, f"{one.bar:.3g}"])
+    return [row(heads), row(["---"] * len(heads)), *map(row, rows)]
 
 
 def seconds_text(seconds: float | None) -> str:
