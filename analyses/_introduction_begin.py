@@ -29,7 +29,7 @@ def predict(subject: Subject) -> Chapter:
             "writing a story, or to a chat.",
             "Surprise says how badly a text was foreseen: minus the logarithm of the probability that its tokens had, "
             "in nats. 0 is certain; 0.7 is like a coin; the program that knows nothing of its "
-            f"{subject.model.config.d_vocab:,} tokens has {_ignorance(subject):.1f}.",
+            f"{subject.model.config.n_outputs:,} tokens has {_ignorance(subject):.1f}.",
         ],
         [fine_tuned(subject), other_media(), story(subject), larger(subject), distribution(subject)],
         figures=[lambda theme: step_bars(step, theme=theme)],
@@ -215,4 +215,4 @@ def chat(subject: Subject) -> Example:
 
 
 def _ignorance(subject: Subject) -> float:
-    return float(torch.log(torch.tensor(float(subject.model.config.d_vocab))))
+    return float(torch.log(torch.tensor(float(subject.model.config.n_outputs))))

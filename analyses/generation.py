@@ -113,7 +113,7 @@ def _twin(model: probe.GPT, start: bool, n: int) -> tuple[PageSection, pandas.Da
         entropy = sum(step.entropy for step in story.steps) / len(story.steps)
         surprise = sum(step.surprise for step in story.steps) / len(story.steps)
         rows.append((name, f"{entropy:.2f}", f"{surprise:.2f}", story.text.replace("\n", " ")[:160]))
-    uniform = float(torch.log(torch.tensor(float(model.config.d_vocab))))
+    uniform = float(torch.log(torch.tensor(float(model.config.n_outputs))))
     words = (
         "Temperature 0.7, one seed. Entropy and surprise are means in nats per token; knowing nothing would be "
         f"{uniform:.2f}. A larger model can be asked with --model."

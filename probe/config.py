@@ -19,6 +19,7 @@ RotaryScalingKind = Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
 
 
 SIZES = ("n_layers", "d_model", "n_heads", "d_head", "d_mlp", "d_vocab", "n_ctx", "n_kv_heads", "d_vocab_out")
+"""Fields that are sizes; d_mlp may be 0, and d_vocab_out None."""
 MOST_LAYERS, MOST = 10_000, 2**24
 """No GPT has more layers, or more of anything else: a damaged config costs an error, not all memory."""
 
@@ -160,12 +161,15 @@ class GPTConfig:
     """Per layer, how many tokens back a query sees, itself included. None: all of them."""
 
     def __post_init__(self) -> None:
-        for name, same in (("n_kv_heads", self.n_heads), ("d_vocab_out", self.d_vocab)):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, same)
+        if self.n_kv_heads is None:
+            object.__setattr__(self, "n_kv_heads", self.n_heads)
+        if self.d_vocab_out == self.d_vocab:  # one spelling, so that equal models have equal configs
+            object.__setattr__(self, "d_vocab_out", None)
         check_fields(self)
         for name in SIZES:
             size, least = getattr(self, name), 0 if name == "d_mlp" else 1
+            if size is None:
+                continue
             if size < least:
                 raise OutOfRange(f"{name} {size!r}: expected a whole number of at least {least}")
             if size > (MOST_LAYERS if name == "n_layers" else MOST):
@@ -177,8 +181,11 @@ class GPTConfig:
             raise OutOfRange(f"n_heads {self.n_heads:,} of d_head {self.d_head:,}: more than any GPT has")
         if self.n_outputs > self.d_vocab:
             raise BadShape(f"d_vocab_out {self.n_outputs:,}: more tokens than d_vocab, {self.d_vocab:,}")
-        if self.tied_embeddings and self.n_outputs < self.d_vocab:
-            raise UnsupportedModel("tied_embeddings: one matrix cannot be for d_vocab and for d_vocab_out tokens")
+        if self.tied_embeddings and self.d_vocab_out is not None:
+            raise UnsupportedModel(
+                f"d_vocab_out {self.n_outputs:,} with tied_embeddings: W_U is then W_E, of all {self.d_vocab:,} "
+                "tokens; expected tied_embeddings=False, or no d_vocab_out"
+            )
         if self.n_heads % self.kv_heads:
             raise BadShape(f"{self.n_heads} query heads do not divide into {self.kv_heads} key heads")
         if self.positions == "rotary" and self.d_head % 2:
@@ -243,9 +250,8 @@ class GPTConfig:
 
     @property
     def n_outputs(self) -> int:
-        """d_vocab_out, never None."""
-        assert self.d_vocab_out is not None, "set in __post_init__"
-        return self.d_vocab_out
+        """Tokens that can be predicted: d_vocab_out, or d_vocab where that is None."""
+        return self.d_vocab if self.d_vocab_out is None else self.d_vocab_out
 
     @property
     def has_mid(self) -> bool:

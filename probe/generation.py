@@ -168,7 +168,8 @@ class Generation(Result):
             BadPrompt: a text that is not one token.
         """
         step = check_index("step", step, len(self._steps), owner="this generation, so far,")
-        prompt = [*self.ids[: len(self.prompt) + step], token_id(self._model.config, self._model.tokenizer, token)]
+        put = token_id(self._model.config, self._model.tokenizer, token, predicted=False)
+        prompt = [*self.ids[: len(self.prompt) + step], put]
         settings = self._settings
         changed = dataclasses.replace(
             settings,

@@ -40,9 +40,12 @@ class MLP(nn.Module):
         self.b_out = bias(config.d_model, config.mlp_bias)
 
     def forward(self, x: Resid, tap: Tap = NO_TAP) -> Resid:
-        pre = tap("hook_pre", affine(x, self.W_in, self.b_in))
-        post = tap("hook_post", self.activation(pre))
+        post = tap("hook_post", self.neurons(x, tap))
         return affine(post, self.W_out, self.b_out)
+
+    def neurons(self, x: Resid, tap: Tap) -> Float[Tensor, "batch pos d_mlp"]:
+        """Their answers."""
+        return self.activation(tap("hook_pre", affine(x, self.W_in, self.b_in)))
 
 
 class NormedMLP(MLP):
@@ -52,11 +55,9 @@ class NormedMLP(MLP):
         super().__init__(config)
         self.ln = LayerNorm(config, config.d_mlp)
 
-    def forward(self, x: Resid, tap: Tap = NO_TAP) -> Resid:
-        pre = tap("hook_pre", affine(x, self.W_in, self.b_in))
-        mid = tap("hook_mid", self.activation(pre))
-        post = tap("hook_post", self.ln(mid, tap.scope("ln")))
-        return affine(post, self.W_out, self.b_out)
+    def neurons(self, x: Resid, tap: Tap) -> Float[Tensor, "batch pos d_mlp"]:
+        """Their answers, normalised together."""
+        return self.ln(tap("hook_mid", super().neurons(x, tap)), tap.scope("ln"))
 
 
 class GatedMLP(MLP):
@@ -67,11 +68,10 @@ class GatedMLP(MLP):
         self.W_gate = nn.Parameter(torch.empty(config.d_model, config.d_mlp))
         self.b_gate = bias(config.d_mlp, config.mlp_bias)
 
-    def forward(self, x: Resid, tap: Tap = NO_TAP) -> Resid:
+    def neurons(self, x: Resid, tap: Tap) -> Float[Tensor, "batch pos d_mlp"]:
+        """Their answers, gated."""
         pre = tap("hook_pre", affine(x, self.W_gate, self.b_gate))
-        pre_linear = tap("hook_pre_linear", affine(x, self.W_in, self.b_in))
-        post = tap("hook_post", self.activation(pre) * pre_linear)
-        return affine(post, self.W_out, self.b_out)
+        return self.activation(pre) * tap("hook_pre_linear", affine(x, self.W_in, self.b_in))
 
 
 class AttentionBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""Norms: what attention, the MLP and the unembedding read is the residual stream divided by its own size; soft caps.
+"""Norms and soft caps. What attention, MLP and unembedding read is the residual stream divided by its own size.
 
 Sources: Ba et al., "Layer normalization" (2016); Zhang and Sennrich, "Root mean square layer normalization" (2019).
 """
@@ -98,7 +98,9 @@ class NoNorm(nn.Module):
     def __init__(self, config: GPTConfig, size: int | None = None):
         super().__init__()
         self.gain: Tensor
-        ones = torch.empty(config.d_model if size is None else size, device="cpu")  # no weight: it never waits for one
+        ones = torch.empty(
+            config.d_model if size is None else size, device="cpu"
+        )  # on no meta device: no file would fill it
         self.register_buffer("gain", ones, persistent=False)
         self.reset_parameters()
 
@@ -138,9 +140,6 @@ class Unchanged(nn.Module):
         return x
 
 
-ANY_NORM = (LayerNorm, RMSNorm, NoNorm)
-
-
 def at_least_float32(x: Tensor) -> Tensor:
     """Norms and softmax lose too much in half precision; float64 stays float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -149,3 +148,5 @@ def at_least_float32(x: Tensor) -> Tensor:
 NORMS: dict[str, Callable[..., nn.Module]] = {
     "layer": LayerNorm, "rms": RMSNorm, "rms_plus_one": RMSNormPlusOne, "none": NoNorm
 }  # fmt: skip
+ANY_NORM = (LayerNorm, RMSNorm, NoNorm)
+"""What a module is if it is one of them."""

@@ -138,8 +138,8 @@ def _place_of(name: str) -> tuple[int | None, str]:
 
 
 def flops_per_second(model: GPT, pos: int) -> float:
-    """Speed of some layers' products with their largest matrix, on so many tokens: different layers, since few tokens
-    wait for memory."""
+    """Speed of some layers' products with W_in (or W_Q, where there is no MLP) on so many tokens: different layers,
+    since few tokens wait for memory."""
     layers = model.blocks[: min(8, model.config.n_layers)]
     weights = [(layer.mlp.W_in if model.config.d_mlp else layer.attn.W_Q).detach() for layer in layers]
     x = weights[0].new_ones(pos, weights[0].shape[0])

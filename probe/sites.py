@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from probe.arguments import checked
 from probe.config import GPTConfig
-from probe.errors import UnknownName, as_integer, check_index, unknown_name
+from probe.errors import OutOfRange, UnknownName, as_integer, check_index, unknown_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,17 +75,22 @@ def _mid(config: GPTConfig) -> bool:
     return config.has_mid
 
 
+NO_MLP = "are attention alone, without an MLP"
 _WHY_ABSENT: dict[Callable[[GPTConfig], bool], str] = {
     _rotary: "its positions are learned, not rotary",
     _learned: "its positions are rotary, so no position has a vector of its own",
     _gated: "its MLP has no gate",
     _qk_norm: "it does not normalise queries and keys",
     _post_norms: "it does not normalise what attention and MLP write",
-    _mlp: "its layers are attention alone, without an MLP",
+    _mlp: f"its layers {NO_MLP}",
     _mlp_norm: "it does not normalise its neurons",
     _mlp_post_norm: "it does not normalise what an MLP writes",
-    _mid: "nothing lies between attention and MLP: there is no MLP, or both read the same stream, resid_pre",
+    _mid: "nothing lies between attention and MLP: both read the same stream, resid_pre",
 }
+
+
+def _why_absent(config: GPTConfig, kind: "Site") -> str:
+    return _WHY_ABSENT[_mlp if kind.exists is _mid and not config.d_mlp else kind.exists]
 
 
 BEFORE_BLOCKS = (
@@ -251,6 +256,12 @@ def site_list(sites: Iterable[str] | str) -> list[str]:
     return list(sites)
 
 
+def check_has_mlp(config: GPTConfig, what: str) -> None:
+    """Raise OutOfRange if what is asked for is of an MLP, and there is none."""
+    if not config.d_mlp:
+        raise OutOfRange(f"{what}: the layers of this model {NO_MLP}")
+
+
 def check_layers(config: GPTConfig, layers: Sequence[int] | int) -> tuple[int, ...]:
     """Layers counted from the front, or OutOfRange: ``layer 12: this model has layers 0 to 11``."""
     layers = [layers] if as_integer(layers) is not None else layers  # type: ignore[list-item]
@@ -270,7 +281,7 @@ def _names_of(config: GPTConfig, site: str, layers: Sequence[int] | None, everyt
         check_layers(config, [layer])
     kind = _SHORT.get(site) or _SUFFIX.get(suffix)
     if kind is not None and not kind.exists(config):
-        raise UnknownName(f"site {site!r} does not exist in this model: {_WHY_ABSENT[kind.exists]}")
+        raise UnknownName(f"site {site!r} does not exist in this model: {_why_absent(config, kind)}")
     if kind is None or site != kind.short:
         shorts = [s.short for s in _SHORT.values() if s.exists(config)]
         raise unknown_name("site", site, [*everything, *shorts] if "hook" in str(site) else [*shorts, *everything])

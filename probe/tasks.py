@@ -192,7 +192,7 @@ def repeated_random_tokens(model: GPT, n: int, length: int, *, seed: int) -> lis
 
 def _ordinary_tokens(model: GPT) -> list[int]:
     special = getattr(model.tokenizer, "special_ids", frozenset())
-    known = min(model.config.d_vocab, getattr(model.tokenizer, "d_vocab", model.config.d_vocab))
+    known = min(model.config.n_outputs, getattr(model.tokenizer, "d_vocab", model.config.d_vocab))
     return [token for token in range(known) if token not in special]
 
 
@@ -256,7 +256,7 @@ class _Words:
     def is_token(self, word: str) -> bool:
         try:
             self.id(word)
-        except BadPrompt:
+        except (BadPrompt, OutOfRange):  # in several pieces, or never predicted
             self.missing += [] if word in self.missing else [word]
             return False
         return True

@@ -170,6 +170,7 @@ class Reference:
         else:
             post = _activated(act, x @ get[f"{name}.W_in"] + b_in)
         if act == "solu_ln":
+            self.values[f"{name}.hook_mid"] = post
             post = self._layer_norm(f"{name}.ln", post)
         self.values[f"{name}.hook_post"] = post
         return post @ get[f"{name}.W_out"] + get[f"{name}.b_out"]

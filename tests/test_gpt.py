@@ -48,6 +48,16 @@ class Scoped:
         return self.watch(f"{self.prefix}.{name}", value)
 
 
+def test_a_config_with_another_vocabulary_predicts_all_of_it():
+    """What was left out stays left out when a config is changed."""
+    for d_vocab in (30, 700):
+        changed = dataclasses.replace(GPT2, d_vocab=d_vocab)
+        assert changed.n_outputs == d_vocab and GPT(changed)(tiny_tokens() % 30).shape[-1] == d_vocab
+    assert dataclasses.replace(GPT2, d_vocab_out=GPT2.d_vocab) == GPT2
+    with pytest.raises(UnsupportedModel, match="d_vocab_out 40 with tied_embeddings: W_U is then W_E, of all 50"):
+        dataclasses.replace(GPT2, d_vocab_out=40)
+
+
 def test_no_token_sees_a_later_one(model):
     tokens = tiny_tokens()
     changed = tokens.clone()

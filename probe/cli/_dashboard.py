@@ -29,7 +29,9 @@ SETTINGS = {
 def dashboard(
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="Offer this model too: a folder or a .gguf file; may be repeated."),
+        typer.Option(
+            "--model", "-m", help="Offer this model too: a folder or a .gguf, .pt or .pth file; may be repeated."
+        ),
     ] = None,
     port: Annotated[int, typer.Option(help="Where it listens.")] = 8501,
     host: Annotated[

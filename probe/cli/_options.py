@@ -14,7 +14,8 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model", "-m", show_default=False,
-        help="A name that `probe models` lists, a folder, a .gguf file, or a name on the Hugging Face Hub.",
+        help="A name that `probe models` lists, a folder, a .gguf, .pt or .pth file, or a name on the Hugging Face "
+        "Hub.",
     ),
 ]  # fmt: skip
 DocumentStart = Annotated[

@@ -83,7 +83,7 @@ def show_known(models: Sequence[dict[str, Any]], words: Sequence[dict[str, Any]]
         facts = f"{size}; {known['licence']}; {known['bytes'] / 1e6:,.0f} MB; {state}"
         show_words(console, [known["description"], facts, f"from {known['source']}"], indent=2)
     show_words(console, [f"Cache: {cache} (PROBE_CACHE moves it)"])
-    show_words(console, ["Folders in Hugging Face's layout and .gguf files work too: --model PATH"])
+    show_words(console, ["Folders in Hugging Face's layout and .gguf, .pt and .pth files work too: --model PATH"])
 
 
 def _texts(recording: Recording) -> list[str]:

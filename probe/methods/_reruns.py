@@ -28,8 +28,8 @@ Table = Callable[[int, str], Tensor]
 WRITES = ("z", "attn_out", "post", "mlp_out")
 """Sites whose change adds a known vector to the residual stream."""
 _INTO_MID = ("z", "attn_out", "resid_mid")
-"""Replaced in a row's first layer, these change the recorded resid_mid by a known vector: the row begins there. Not in
-parallel layers, which have no middle; not with z where a norm stands between it and the stream."""
+"""Replaced in a row's first layer, these change the recorded resid_mid by a known vector: the row begins there. Not
+where nothing lies between attention and MLP; not with z where a norm stands between it and the stream."""
 _NORM_AFTER = {"z": "ln1_post", "post": "ln2_post"}
 """The norm between what is written there and the stream, where a model has one."""
 _AFTER_MID = ("ln2.scale", "ln2.normalized", "pre", "pre_linear", "mid", "mlp.ln.scale", "mlp.ln.normalized", "post",

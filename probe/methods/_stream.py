@@ -98,7 +98,7 @@ def positions_kept(recording: Recording) -> Int[Tensor, "batch pos"]:
 def check_top(top: int, d_vocab: int) -> None:
     """Raise OutOfRange unless so many tokens can be listed."""
     if not 1 <= top <= d_vocab:
-        raise OutOfRange(f"top={top}: expected 1 to {d_vocab}, the size of the vocabulary")
+        raise OutOfRange(f"top={top}: expected 1 to {d_vocab}, the tokens that this model predicts")
 
 
 def read_pieces(
@@ -183,7 +183,7 @@ def ranks_of(
 ) -> Int[Tensor, "*any token"]:
     """1 + how many tokens are strictly likelier."""
     ranks = torch.empty_like(chosen, dtype=torch.long)
-    likelier = torch.empty_like(log_probs)  # 0 or 1: truth values are copied to integers before they are counted
+    likelier = torch.empty_like(log_probs)  # 0 or 1, whose sum is exact; bools would be copied to integers first
     for token in range(chosen.shape[-1]):  # one at a time: (..., token, d_vocab) would be large
         ranks[..., token] = torch.gt(log_probs, chosen[..., token, None], out=likelier).sum(-1) + 1
     return ranks

@@ -13,7 +13,7 @@ from probe.config import GPTConfig
 from probe.errors import OutOfRange, as_integer, check_choice, check_index
 from probe.methods._reruns import Part
 from probe.selection import Indices, as_list
-from probe.sites import check_layers
+from probe.sites import check_has_mlp, check_layers
 
 Kind = Literal["heads", "MLPs", "layers", "neurons"]
 LISTED = 6
@@ -56,7 +56,7 @@ def list_units(config: GPTConfig, units: Units, layers: Indices) -> tuple[str, t
     if isinstance(units, str):
         check_choice("kind of units", units, get_args(Kind))
         if units in ("MLPs", "neurons"):
-            _check_mlp(config, f"units={units!r}")
+            check_has_mlp(config, f"units={units!r}")
         chosen = range(config.n_layers) if layers is None else check_layers(config, as_list("layers", layers))
         if units == "neurons" and len(chosen) != 1:
             raise OutOfRange(f"units='neurons': name one layer, as in layers=0; a layer has {config.d_mlp} neurons")
@@ -86,11 +86,6 @@ def _of_layer(config: GPTConfig, kind: str, layer: int) -> list[Unit]:
     return [Unit(f"layer {layer}", tuple(Part(layer, site) for site in writers))]
 
 
-def _check_mlp(config: GPTConfig, what: str) -> None:
-    if not config.d_mlp:
-        raise OutOfRange(f"{what}: the layers of this model are attention alone, without an MLP")
-
-
 def _read(config: GPTConfig, given: Any) -> Unit:
     """A head, another unit by its name, or several that are taken out together.
 
@@ -113,13 +108,14 @@ def _read(config: GPTConfig, given: Any) -> Unit:
 def _by_name(config: GPTConfig, name: str) -> Unit:
     if head := re.fullmatch(r"[Ll]?(\d+)[.Hh](\d+)", name):
         return unit_of_heads([check_head(config, (int(head[1]), int(head[2])))])
-    if name.startswith(("neuron", "MLP")):
-        _check_mlp(config, f"unit {name!r}")
     if neuron := re.fullmatch(r"neuron (\d+)\.(\d+)", name):
+        check_has_mlp(config, f"unit {name!r}")
         layer = check_index("layer", int(neuron[1]), config.n_layers, owner="this model")
         number = check_index("neuron", int(neuron[2]), config.d_mlp, owner="a layer")
         return Unit(name, (Part(layer, "post", number),))
     if whole := re.fullmatch(r"(MLP|layer) (\d+)", name):
+        if whole[1] == "MLP":
+            check_has_mlp(config, f"unit {name!r}")
         layer = check_index("layer", int(whole[2]), config.n_layers, owner="this model")
         return _of_layer(config, "MLPs" if whole[1] == "MLP" else "layers", layer)[0]
     raise OutOfRange(

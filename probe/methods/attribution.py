@@ -29,7 +29,7 @@ from probe.methods._inputs import (
 from probe.recording import Recording
 from probe.results import LongResult
 from probe.shown import Summary, describe_prompts
-from probe.sites import find_sites, post_scales
+from probe.sites import check_has_mlp, find_sites, post_scales
 
 TOLERANCE = 1e-4
 """How far the parts may be from the logit, beside the rounding of the model's own sums."""
@@ -234,6 +234,8 @@ def direct_logit_attribution(
 def _check_recorded(model: GPT, recording: Recording, neurons: int) -> None:
     """Everything that will be read is there."""
     d_mlp = model.config.d_mlp
+    if neurons:
+        check_has_mlp(model.config, f"neurons={neurons}")
     if not 0 <= neurons <= d_mlp:
         raise OutOfRange(f"neurons={neurons}: expected 0 to {d_mlp}, the neurons of an MLP")
     for site in attribution_sites(model, neurons=neurons > 0):

@@ -32,6 +32,7 @@ from probe.prompts import Prompts
 from probe.provenance import provenance
 from probe.results import Result
 from probe.shown import Summary, count
+from probe.sites import check_has_mlp
 from probe.statistics import GridEvidence, Groups, grid_evidence
 from probe.tap_protocol import Resid
 from probe.tasks import Task
@@ -191,8 +192,8 @@ def _receiver(config: GPTConfig, receiver: Any) -> tuple[Part, str]:
         raise UnknownName(f"receiver {receiver!r}: expected ('q', layer, head), ('mlp', layer) or 'logits'")
     check_choice("receiver", receiver[0], (*_INPUTS, "mlp", "logits"))
     layer = check_index("layer", receiver[1], config.n_layers, owner="this model")
-    if receiver[0] == "mlp" and not config.d_mlp:
-        raise OutOfRange(f"receiver {receiver!r}: the layers of this model are attention alone, without an MLP")
+    if receiver[0] == "mlp":
+        check_has_mlp(config, f"receiver {receiver!r}")
     if receiver[0] == "mlp" and len(receiver) == 2:
         return Part(layer, "mlp_out"), f"MLP {layer}"
     if receiver[0] == "mlp" or len(receiver) != 3:

@@ -1,7 +1,7 @@
-"""Formats on disk -> a model: Hugging Face folders and modules, GGUF files, catalogue and Hub names; and back."""
+"""Formats on disk -> a model: Hugging Face folders and modules, GGUF files, state dicts, names; and back."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ def load_model(
 
     `random=True` gives the same config and tokenizer with weights drawn from `seed`, alike on every device: the
     control that shows what learning did. `tokenizer` (a fast tokenizer of transformers, or ours) replaces the one
-    that comes with the model; a module in memory and a state dict come with none. `config`: the arguments of
-    HookedTransformerConfig, or a JSON file with them, for a state dict that was saved without.
+    that comes with the model; a module in memory and a state dict come with none. `config`: of a state dict, the
+    values of its HookedTransformerConfig, as a mapping or a JSON file; they come before those saved with it.
 
     Raises:
         UnknownName: no such file, folder, model, dtype or device; the nearest is offered.
@@ -58,16 +58,18 @@ def load_model(
             )
         model = _load_module(source, random=random, seed=seed, dtype=dtype, device=place)
     else:
-        path, name = _find(source, weights=not random, progress=progress)
+        path, name, on_hub = _find(source, weights=not random, state_dict=config is not None, progress=progress)
         load = _loader(path, config)
         model = load(path, name, random=random, seed=seed, dtype=dtype, device=place)
+        if tokenizer is None and model.tokenizer is None and on_hub:
+            model.tokenizer = _tokenizer_that_is_named(path, config)
     if tokenizer is not None:
         model.tokenizer = _read_tokenizer(tokenizer)
     return model
 
 
-def _find(source: Any, *, weights: bool, progress: bool) -> tuple[Path, str]:
-    """Where the model's files are, and what to call it. What exists on disk wins over a name."""
+def _find(source: Any, *, weights: bool, state_dict: bool, progress: bool) -> tuple[Path, str, bool]:
+    """Where the model's files are, what to call it, whether it is on the Hub. What exists on disk wins over a name."""
     from probe.catalogue import DEFAULT_MODEL, fetch, known_models, known_word_vectors
 
     source = DEFAULT_MODEL if source is None else source
@@ -77,10 +79,10 @@ def _find(source: Any, *, weights: bool, progress: bool) -> tuple[Path, str]:
         )
     path = Path(source).expanduser()
     if path.exists():
-        return path, path.resolve().stem if path.is_file() else path.resolve().name
+        return path, path.resolve().stem if path.is_file() else path.resolve().name, False
     known = [model.name for model in known_models()]
     if isinstance(source, str) and source in known:
-        return fetch(source, progress=progress), source
+        return fetch(source, progress=progress), source, False
     if source in [words.name for words in known_word_vectors()]:
         raise UnknownName(f"{source!r} holds word vectors, not a GPT; probe.load_word_vectors({source!r}) loads them")
     if not _may_be_on_the_hub(source):
@@ -89,7 +91,8 @@ def _find(source: Any, *, weights: bool, progress: bool) -> tuple[Path, str]:
     from probe.weights.hub import fetch_from_hub
 
     try:
-        return fetch_from_hub(str(source), weights=weights, progress=progress), str(source)
+        folder = fetch_from_hub(str(source), weights=weights, state_dict=state_dict, progress=progress)
+        return folder, str(source), True
     except FetchFailed as error:
         raise FetchFailed(f"no folder {str(source)!r} here, so it was looked for on the Hub. {error}") from error
 
@@ -105,21 +108,24 @@ def _may_be_on_the_hub(source: str | Path) -> bool:
 
 def _loader(path: Path, config: Any) -> Callable[..., GPT]:
     """What reads this file or folder."""
-    from probe.weights.hooked_transformer import ENDINGS, is_hooked_folder
+    from probe.weights._hooked_config import ENDINGS, is_hooked_folder
 
     if path.suffix in ENDINGS or (path.is_dir() and (config is not None or is_hooked_folder(path))):
         return partial(_load_hooked, config=config)
     if config is not None:
-        raise UnsupportedModel(f"config goes with a state dict of HookedTransformer; {path} has a config of its own")
+        raise UnsupportedModel(
+            f"config goes with a .pt or .pth file, or a folder with a state dict of HookedTransformer; got {path}"
+        )
     return _load_folder if path.is_dir() else _load_gguf
 
 
 def _load_hooked(
     path: Path, name: str, *, config: Any, random: bool, seed: int, dtype: torch.dtype, device: torch.device
 ) -> GPT:
+    from probe.tokens import Tokenizer
     from probe.weights.hooked_transformer import load_hooked_transformer, read_config_of
 
-    tokenizer = _tokenizer_of_hooked(path if path.is_dir() else path.parent, name)
+    tokenizer = Tokenizer.from_folder(path if path.is_dir() else path.parent)
     if random:
         return _untrained(read_config_of(path, config=config), tokenizer, name, seed, dtype, device)
     model = load_hooked_transformer(path, config=config, name=name, dtype=dtype, device=device)
@@ -127,16 +133,17 @@ def _load_hooked(
     return model
 
 
-def _tokenizer_of_hooked(folder: Path, name: str) -> Any:
-    """The tokenizer beside a state dict; of a model of the Hub, else the one there that its config names."""
+def _tokenizer_that_is_named(folder: Path, config: Any) -> Any:
+    """The tokenizer on the Hub that the config of a HookedTransformer names; None where it names none."""
     from probe.json_files import read_object
     from probe.tokens import Tokenizer
+    from probe.weights._tensors import CONFIG
     from probe.weights.hub import fetch_from_hub
 
-    found = Tokenizer.from_folder(folder)
-    if found is not None or not _may_be_on_the_hub(name):
-        return found
-    named = read_object(folder / "config.json").get("tokenizer_name")
+    values = config if isinstance(config, Mapping) else {}
+    if not values and (folder / CONFIG).is_file():
+        values = read_object(folder / CONFIG)
+    named = values.get("tokenizer_name")
     return Tokenizer.from_folder(fetch_from_hub(named, weights=False)) if isinstance(named, str) else None
 
 
@@ -178,7 +185,7 @@ def _untrained(
     config: GPTConfig, tokenizer: Any, name: str, seed: int, dtype: torch.dtype, device: torch.device
 ) -> GPT:
     """Weights drawn on the CPU in float32, so that a seed means the same numbers everywhere."""
-    from probe.weights.huggingface import empty_model
+    from probe.weights._tensors import empty_model
 
     model = empty_model(config, f"{name} (untrained, seed {seed})").to_empty(device="cpu")
     model.draw_weights(torch.Generator().manual_seed(seed))

@@ -5,16 +5,23 @@ compute, so any value but a neutral one is an error. All others are ignored, as 
 families: dropout, token ids, dtype, cache and version keys, and whatever tools have written there besides.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from probe.arguments import brief
 from probe.config import MOST_LAYERS, GPTConfig
 from probe.errors import UnsupportedModel
 from probe.weights._hf_families import find_family, nearest_family
-from probe.weights._hf_family import Family
+from probe.weights._hf_family import WRITTEN_ACTIVATIONS, Family
 from probe.weights._hf_rotary import write_rotary
 
+USUAL: dict[str, Collection[Any]] = {
+    "norm": ("layer", "rms", "rms_plus_one"),
+    "activation": WRITTEN_ACTIVATIONS,
+    "mlp_norm": (False,),
+    "d_vocab_out": (None,),
+}
+"""Fields of which some values are those of no family, with those that are."""
 NUMBERS = ("layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps")
 
 
@@ -66,10 +73,12 @@ def write_config(config: GPTConfig) -> tuple[dict[str, Any], Family]:
     Raises:
         UnsupportedModel: no family of Hugging Face computes this; the message names what.
     """
+    strange = [name for name, usual in USUAL.items() if getattr(config, name) not in usual]
     if config.d_mlp == 0:
-        raise UnsupportedModel(
-            "cannot save in Hugging Face's layout: no family has d_mlp = 0, layers of attention alone"
-        )
+        strange.append("d_mlp")
+    if strange:
+        named = ", ".join(f"{name} = {brief(getattr(config, name))}" for name in strange)
+        raise UnsupportedModel(f"cannot save in Hugging Face's layout: no family has {named}")
     family = nearest_family(config)
     values = {"architectures": [family.architectures[0]], "model_type": family.model_type, **family.write(config)}
     back, _ = read_config(values, source=f"{family.model_type} config.json")

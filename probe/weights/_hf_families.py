@@ -39,7 +39,7 @@ def nearest_family(config: GPTConfig) -> Family:
         return GPT_NEO if config.attn_scale == 1.0 and not config.qkv_bias else GPT2
     if config.norm == "rms_plus_one" or config.post_norms:
         return GEMMA2
-    if config.shared_norm or config.unembed_bias:
+    if config.shared_norm or (config.unembed_bias and config.parallel):
         return PHI
     if config.parallel or (config.norm == "layer" and not config.gated_mlp):
         return GPT_NEOX

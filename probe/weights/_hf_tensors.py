@@ -2,38 +2,28 @@
 
 import re
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from probe.config import GPTConfig
-from probe.errors import BrokenFile, UnsupportedModel
+from probe.errors import BrokenFile
 from probe.gpt import GPT
 from probe.weights._hf_family import Family, Stored, norm
+from probe.weights._tensors import (
+    TensorSource,
+    check_shapes,
+    checked_tensor,
+    first_of,
+    own_copy,
+    set_parameter,
+)
 
 NO_WEIGHTS = re.compile(
     r"(h|layers)\.\d+\.((attn|attention|attn\.attention)\.(bias|masked_bias)|(self_attn|attention)\.rotary_emb\.inv_freq)"
     r"|rotary_emb\.inv_freq"
 )
 """Tensors that some versions of transformers saved though they follow from the config: masks and frequencies."""
-STORED_AS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
-
-@runtime_checkable
-class TensorSource(Protocol):
-    """Where tensors come from: files, or a module in memory."""
-
-    shapes: dict[str, tuple[int, ...]]
-    """Every tensor there is."""
-
-    def read(self, name: str) -> Tensor:
-        """One of them; it may share memory with the source."""
-        ...
-
-    def place(self, name: str) -> str:
-        """Where it stands, for messages."""
-        ...
 
 
 def stored_tensors(config: GPTConfig, family: Family) -> Iterator[Stored]:
@@ -84,7 +74,7 @@ def fill_model(
     names = _bare_names(family, source, where)
     wanted = {stored.name: stored for stored in stored_tensors(model.config, family)}
     _check_names(model, names, wanted, family, where)
-    _check_shapes(model, source, names, wanted, where)
+    check_shapes(source, {names[name]: _their_shape(stored, model) for name, stored in wanted.items()}, where)
     for stored in wanted.values():
         tensor = checked_tensor(source, names[stored.name])
         for ours, part in zip(stored.ours, _our_parts(stored, tensor, model), strict=True):
@@ -117,58 +107,6 @@ def _check_names(model: GPT, names: dict[str, str], wanted: dict[str, Stored], f
         if missing == [unembedding]:
             hint = "; if the unembedding is the embedding, config.json must say tie_word_embeddings = true"
         raise BrokenFile(f"{where}: the tensors do not fit config.json: {'; '.join(faults)}{hint}")
-
-
-def first_of(names: list[str]) -> str:
-    """``3 tensors (a, b, c)``, of many only the first few."""
-    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-    return f"{len(names)} tensor{'s' * (len(names) != 1)} ({shown})"
-
-
-def _check_shapes(
-    model: GPT, source: TensorSource, names: dict[str, str], wanted: dict[str, Stored], where: str
-) -> None:
-    wrong = []
-    for stored in wanted.values():
-        came, expected = source.shapes[names[stored.name]], _their_shape(stored, model)
-        if came != expected:
-            wrong.append(f"{names[stored.name]} is {came}, expected {expected}")
-    if wrong:
-        more = f" (and {len(wrong) - 4} more)" if len(wrong) > 4 else ""
-        raise BrokenFile(f"{where}: {len(wrong)} of the wrong shape for config.json: {'; '.join(wrong[:4])}{more}")
-
-
-def checked_tensor(source: TensorSource, name: str) -> Tensor:
-    tensor = source.read(name)
-    if tensor.dtype not in STORED_AS:
-        raise UnsupportedModel(
-            f"{source.place(name)}: {name} is stored as {tensor.dtype}; only plain floats are read, nothing quantised"
-        )
-    if tensor.is_meta:
-        raise UnsupportedModel(f"{source.place(name)}: {name} is on the meta device, it holds no numbers")
-    if not is_finite(tensor):
-        raise BrokenFile(f"{source.place(name)}: {name} holds NaN or infinity")
-    return tensor
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite: smallest and largest say so, in one pass and without a mask."""
-    return all(torch.isfinite(end).item() for end in tensor.aminmax())
-
-
-def own_copy(view: Tensor, dtype: torch.dtype, device: torch.device, *, place: str) -> Tensor:
-    """The same numbers in memory of our own. A view of a mapped file or of another module would change with it."""
-    fresh = torch.empty(view.shape, dtype=dtype, device=device)
-    fresh.copy_(view)
-    if torch.finfo(dtype).max < torch.finfo(view.dtype).max and not is_finite(fresh):
-        raise UnsupportedModel(f"{place}: a weight is too large for {dtype}; use bfloat16 or float32")
-    return fresh
-
-
-def set_parameter(model: GPT, name: str, value: Tensor) -> None:
-    """Put a tensor in a parameter's place."""
-    module, leaf = name.rsplit(".", 1)
-    setattr(model.get_submodule(module), leaf, nn.Parameter(value))
 
 
 def _check_tied(source: TensorSource, names: dict[str, str], family: Family, where: str) -> None:

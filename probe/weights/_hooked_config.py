@@ -1,18 +1,22 @@
-"""What a HookedTransformerConfig says -> GPTConfig.
+"""What a HookedTransformerConfig says -> GPTConfig; and which files are a HookedTransformer's.
 
 Source: HookedTransformerConfig and the components of TransformerLens 2.16, which read these settings. Settings that say
 how to train, to start, to place or to hook a model change nothing that is computed, and are not read.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from probe.arguments import brief
 from probe.config import MOST_LAYERS, Activation, GPTConfig, RotaryScaling
 from probe.errors import UnsupportedModel
+from probe.json_files import read_object
+from probe.weights._tensors import CONFIG
 
-SIGNS = ("n_layers", "d_model", "d_head")
+ENDINGS = (".pt", ".pth")
+REQUIRED = ("n_layers", "d_model", "d_head")
 """Settings that every such config has, and no config.json of Hugging Face."""
 NORMS = {None: "none", "LN": "layer", "LNPre": "layer", "RMS": "rms", "RMSPre": "rms"}
 """With "Pre" the gains stand in the weights that follow, and gain 1 and bias 0 are left."""
@@ -42,7 +46,23 @@ NEUTRAL: dict[str, Any] = {
 
 def is_hooked_config(values: object) -> bool:
     """Whether a mapping says what a HookedTransformerConfig says."""
-    return isinstance(values, Mapping) and all(name in values for name in SIGNS) and "model_type" not in values
+    return isinstance(values, Mapping) and all(name in values for name in REQUIRED) and "model_type" not in values
+
+
+def is_hooked_folder(folder: Path) -> bool:
+    """Whether a folder holds one: its config.json says so, or it has none and a checkpoint that may hold its own."""
+    path = folder / CONFIG
+    if path.is_file():
+        return is_hooked_config(read_object(path))
+    return find_checkpoint(one.name for one in folder.iterdir()) is not None
+
+
+def find_checkpoint(names: Iterable[str]) -> str | None:
+    """The file that is meant among these names: the only one, or the only one whose name ends in "final"; else None."""
+    files = [name for name in names if name.endswith(ENDINGS)]
+    final = [name for name in files if Path(name).stem.endswith("final")]
+    chosen = final if len(final) == 1 else files
+    return chosen[0] if len(chosen) == 1 else None
 
 
 def read_hooked_config(values: Mapping[str, Any], *, d_vocab: int | None, has_b_U: bool, source: str) -> GPTConfig:
@@ -54,9 +74,9 @@ def read_hooked_config(values: Mapping[str, Any], *, d_vocab: int | None, has_b_
         UnknownName, BadShape, OutOfRange: values that GPTConfig does not take.
     """
     _check(values, source)
-    n_layers, d_model, d_head = (_whole(values, name, source) for name in SIGNS)
+    n_layers, d_model, d_head = (_whole(values, name, source) for name in REQUIRED)
     if n_layers > MOST_LAYERS:
-        raise UnsupportedModel(f"{source}: n_layers is {n_layers}; expected a possible number")
+        raise UnsupportedModel(f"{source}: n_layers is {n_layers:,}; expected 1 to {MOST_LAYERS:,}")
     n_heads = _whole(values, "n_heads", source, default=d_model // d_head)
     attention_alone = bool(values.get("attn_only"))
     act_fn = str(values.get("act_fn")).lower()
@@ -64,7 +84,7 @@ def read_hooked_config(values: Mapping[str, Any], *, d_vocab: int | None, has_b_
         known = ", ".join(ACTIVATIONS)
         raise UnsupportedModel(f"{source}: act_fn = {brief(values.get('act_fn'))} is not supported; supported: {known}")
     d_vocab = _whole(values, "d_vocab", source, default=d_vocab or 0)
-    rms = _norm(values, source) == "rms"
+    norm = _norm(values, source)
     return GPTConfig(
         n_layers=n_layers,
         d_model=d_model,
@@ -75,14 +95,14 @@ def read_hooked_config(values: Mapping[str, Any], *, d_vocab: int | None, has_b_
         d_vocab_out=_whole(values, "d_vocab_out", source, default=d_vocab),
         n_ctx=_whole(values, "n_ctx", source),
         n_kv_heads=_whole(values, "n_key_value_heads", source, default=n_heads),
-        norm=_norm(values, source),
+        norm=norm,
         norm_eps=_number(values, "eps", source, default=1e-5),
         activation="gelu" if attention_alone else ACTIVATIONS[act_fn],
         mlp_norm=act_fn.endswith("_ln") and not attention_alone,
         gated_mlp=bool(values.get("gated_mlp")) and not attention_alone,
         parallel=bool(values.get("parallel_attn_mlp")) and not attention_alone,
         qk_norm=bool(values.get("use_qk_norm")),
-        post_norms=bool(values.get("use_normalization_before_and_after")) and rms,
+        post_norms=bool(values.get("use_normalization_before_and_after")) and norm == "rms",
         tied_embeddings=False,
         unembed_bias=has_b_U,
         logit_soft_cap=_above_zero(values, "output_logits_soft_cap", source),
@@ -95,18 +115,18 @@ def read_hooked_config(values: Mapping[str, Any], *, d_vocab: int | None, has_b_
 
 
 def _check(values: Mapping[str, Any], source: str) -> None:
-    wrong = [f"{name} = {brief(values[name])}" for name, neutral in NEUTRAL.items() if _is_other(values, name, neutral)]
+    wrong = [f"{name} = {brief(values[name])}" for name in NEUTRAL if _is_other(values, name, source)]
     if wrong:
         raise UnsupportedModel(f"{source}: this GPT does not compute {', '.join(wrong)}")
-    missing = [name for name in (*SIGNS, "n_ctx") if values.get(name) is None]
+    missing = [name for name in (*REQUIRED, "n_ctx") if values.get(name) is None]
     if missing:
         raise UnsupportedModel(f"{source}: the config lacks {', '.join(missing)}")
 
 
-def _is_other(values: Mapping[str, Any], name: str, neutral: object) -> bool:
-    if name == "final_rms" and _norm(values, "") == "rms":
+def _is_other(values: Mapping[str, Any], name: str, source: str) -> bool:
+    if name == "final_rms" and _norm(values, source) == "rms":
         return False
-    return bool(values.get(name)) and values[name] != neutral
+    return bool(values.get(name)) and values[name] != NEUTRAL[name]
 
 
 def gains_are_folded(values: Mapping[str, Any]) -> bool:
@@ -190,4 +210,6 @@ def _number(values: Mapping[str, Any], name: str, source: str, *, default: float
 
 def _above_zero(values: Mapping[str, Any], name: str, source: str) -> float | None:
     """A cap; any value that is not above 0 stands for none."""
-    return _number(values, name, source, default=0.0) if (values.get(name) or 0) > 0 else None
+    value = values.get(name)
+    none = value is None or (type(value) in (int, float) and value <= 0)
+    return None if none else _number(values, name, source, default=0.0)

@@ -18,12 +18,16 @@ NOT_WANTED = ("*/*", "consolidated*")
 """Subfolders, and second copies of the weights in other layouts."""
 
 
-def fetch_from_hub(name: str, *, weights: bool = True, progress: bool = True) -> Path:
-    """The local folder of ``organisation/model``, fetched if it is not there; with `weights` False, all but those.
+def fetch_from_hub(name: str, *, weights: bool = True, state_dict: bool = False, progress: bool = True) -> Path:
+    """The local folder of ``organisation/model``, fetched if it is not there.
+
+    Args:
+        weights: False: all but safetensors. (A state dict comes along: it alone says whether there is a bias b_U.)
+        state_dict: someone says that the model is a HookedTransformer, so that no config.json need say it.
 
     Raises:
         FetchFailed: the Hub cannot be reached and the model is not cached; or it is not there, or not for this user.
-        UnsupportedModel: the Hub has the model in other formats only.
+        UnsupportedModel: the Hub has the model in other formats only, or several checkpoints of which none is the last.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -44,19 +48,28 @@ def fetch_from_hub(name: str, *, weights: bool = True, progress: bool = True) ->
         return _find_cached(name, wanted, reason=error)
     files = [sibling.rfilename for sibling in info.siblings or []]
     if files and not any(file.endswith(".safetensors") and "/" not in file for file in files):
-        return _fetch_without_safetensors(name, files, weights=weights, progress=progress)
+        return _fetch_without_safetensors(name, files, weights=weights, state_dict=state_dict, progress=progress)
     return _download(name, wanted, progress=progress)
 
 
-def _fetch_without_safetensors(name: str, files: Sequence[str], *, weights: bool, progress: bool) -> Path:
+def _fetch_without_safetensors(
+    name: str, files: Sequence[str], *, weights: bool, state_dict: bool, progress: bool
+) -> Path:  # fmt: skip
     """The folder of a HookedTransformer, whose state dict is read though it is a pickle: see hooked_transformer.py. Of
     any other model, its folder without weights."""
-    from probe.weights.hooked_transformer import is_hooked_folder, the_checkpoint
+    from probe.weights._hooked_config import ENDINGS, find_checkpoint, is_hooked_folder
 
     folder = _download(name, [*SMALL_FILES], progress=progress)
-    checkpoint = the_checkpoint(file for file in files if "/" not in file)
-    if checkpoint is not None and is_hooked_folder(folder):
-        return _download(name, [*SMALL_FILES, checkpoint], progress=progress)
+    checkpoints = [file for file in files if "/" not in file and file.endswith(ENDINGS)]
+    if checkpoints and (state_dict or "config.json" not in files or is_hooked_folder(folder)):
+        chosen = find_checkpoint(checkpoints)
+        if chosen is None:
+            found = ", ".join(checkpoints[:4]) + (", ..." if len(checkpoints) > 4 else "")
+            raise UnsupportedModel(
+                f"{name}: {len(checkpoints)} checkpoints ({found}), and not exactly one whose name ends in 'final'; "
+                "download one and give its path"
+            )
+        return _download(name, [*SMALL_FILES, chosen], progress=progress)
     if weights:
         raise UnsupportedModel(
             f"{name}: the Hub has no safetensors of this model, and pickle files of Hugging Face models are never read"
@@ -81,7 +94,7 @@ def _find_cached(name: str, wanted: list[str], *, reason: Exception) -> Path:
         why = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
         raise FetchFailed(
             f"{name}: the Hugging Face Hub cannot be reached ({why}), and the model is not in its cache. Without the "
-            "Hub work the catalogue's names (`probe models` lists them), a local Hugging Face folder and a .gguf file"
+            "Hub work the catalogue's names (`probe models` lists them), a local folder, a .gguf and a .pth file"
         ) from reason
     return Path(found)
 

@@ -5,12 +5,10 @@ Pickle files are never opened: reading one can run any code that it holds.
 
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from probe.config import GPTConfig
@@ -20,8 +18,9 @@ from probe.json_files import read_object
 from probe.weights._hf_config import read_config
 from probe.weights._hf_family import Family
 from probe.weights._hf_tensors import fill_model
+from probe.weights._tensors import CONFIG, SafetensorsFiles, empty_model
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONVERT = (
     "if you trust it, convert it with transformers: "
     "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
@@ -89,12 +88,6 @@ def module_name(module: Any) -> str:
     return getattr(module.config, "_name_or_path", "") or type(module).__name__
 
 
-def empty_model(config: GPTConfig, name: str) -> GPT:
-    """A model whose parameters have shapes but no memory yet."""
-    with torch.device("meta"):
-        return GPT(config, name=name)
-
-
 def find_weights(folder: Path) -> list[Path]:
     """The safetensors files that hold the model: model.safetensors, or those of the index, or all there are.
 
@@ -131,49 +124,6 @@ def _files_of_index(index: Path) -> list[Path]:
 
 def _is_file_name(name: object) -> bool:
     return isinstance(name, str) and Path(name).name == name
-
-
-class SafetensorsFiles:
-    """All tensors of one or many safetensors files, read one at a time. Use in a `with`.
-
-    Raises:
-        BrokenFile: a file that is truncated or corrupt, or a tensor that two files hold.
-    """
-
-    def __init__(self, paths: list[Path]):
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self._files: dict[str, tuple[Path, Any]] = {}
-        self._open = ExitStack()
-        for path in paths:
-            self._add(path)
-
-    def _add(self, path: Path) -> None:
-        try:
-            file = self._open.enter_context(safe_open(path, framework="pt", device="cpu"))
-            for name in file.keys():
-                if name in self._files:
-                    raise BrokenFile(f"{path}: tensor {name} is also in {self._files[name][0].name}")
-                self.shapes[name] = tuple(file.get_slice(name).get_shape())
-                self._files[name] = (path, file)
-        except (SafetensorError, OSError) as error:
-            raise BrokenFile(f"{path}: truncated, corrupt or no safetensors file ({error})") from error
-
-    def read(self, name: str) -> Tensor:
-        path, file = self._files[name]
-        try:
-            return file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise BrokenFile(f"{path}: tensor {name} cannot be read ({error})") from error
-
-    def place(self, name: str) -> str:
-        return str(self._files[name][0])
-
-    def __enter__(self) -> "SafetensorsFiles":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._files.clear()
-        self._open.close()
 
 
 class ModuleTensors:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from probe.catalogue import cached_path, known_models
 from probe.errors import UnsupportedModel
+from probe.weights._hooked_config import ENDINGS, is_hooked_folder
 
 
 def huggingface_logits(
@@ -50,4 +51,6 @@ def _place(source: Any) -> tuple[str, dict[str, str]]:
         path = cached_path(source)
     if not path.exists():
         return str(source), {}  # a name on the Hub
+    if path.suffix in ENDINGS or (path.is_dir() and is_hooked_folder(path)):
+        raise UnsupportedModel(f"{source} is a state dict of HookedTransformer")
     return (str(path.parent), {"gguf_file": path.name}) if path.is_file() else (str(path), {})

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import state
 import torch
@@ -108,8 +109,6 @@ def test_more_of_a_head_is_the_librarys(open_page, tiny_folder):
     for more in ("what it writes here", "what it would write for the key", "as lines", "heads alike"):
         right(app := open_page("heads", more=more, **where))
         assert not app.error
-    row = open_page("heads", more="this row in every head", **where)
-    assert not row.error and "in every head" in row.get("plotly_chart")[-1].proto.spec
     table = open_page("heads", more="query · key, number by number", **where).dataframe[1].value
     turned = probe.record(model, "one two three four", document_start=True)
     alike = open_page("heads", more="heads alike", **where).dataframe[1].value
@@ -117,6 +116,23 @@ def test_more_of_a_head_is_the_librarys(open_page, tiny_folder):
     pair = probe.read_pair(turned, 1, 2, 3, 1)
     assert sorted(table.term) == pytest.approx(sorted(pair.terms.tolist()), abs=1e-6)
     assert sum(table.term) == pytest.approx(pair.score, abs=1e-5)
+
+
+def test_a_row_in_every_head_is_the_librarys(open_page, tiny_folder, monkeypatch):
+    import views.heads
+
+    drawn = []
+    as_it_is = views.heads.row_in_every_head
+    monkeypatch.setattr(
+        views.heads,
+        "row_in_every_head",
+        lambda rows, *more, **how: (drawn.append(rows), as_it_is(rows, *more, **how))[1],
+    )
+    page = open_page("heads", more="this row in every head", query="3", prompt="one two three four")
+    right(page)
+    assert not page.error and "in every head" in page.get("plotly_chart")[-1].proto.spec
+    pattern = probe.record(probe.load_model(tiny_folder), "one two three four", document_start=True).stack("pattern")
+    np.testing.assert_allclose(drawn[0], pattern[:, 0, :, 3], atol=1e-6)
 
 
 def test_only_the_first_figure_of_a_session_waits_for_what_stands_above_it(open_page, monkeypatch):

@@ -191,11 +191,12 @@ def test_the_last_place_of_a_lens_is_the_model_itself(model):
 def test_a_place_that_a_family_lacks_is_refused_by_name(model):
     if model.config.has_mid:
         pytest.skip("it has all of them")
-    with pytest.raises(UnknownName, match="nothing lies between attention and MLP"):
+    why = "both read the same stream" if model.config.d_mlp else "attention alone, without an MLP"
+    with pytest.raises(UnknownName, match=why):
         probe.record(model, "abc", sites=["resid_mid"])
-    with pytest.raises(UnknownName, match="nothing lies between attention and MLP"):
+    with pytest.raises(UnknownName, match=why):
         probe.logit_lens(model, probe.record(model, "abc"), sites=["resid_mid"])
-    with pytest.raises(UnknownName, match="nothing lies between attention and MLP"):
+    with pytest.raises(UnknownName, match=why):
         patch(model, "resid_mid")
 
 

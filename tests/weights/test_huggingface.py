@@ -300,7 +300,7 @@ BROKEN_FOLDERS = {
     "wrong shapes everywhere": (
         lambda f: edit_config(f, intermediate_size=40),
         BrokenFile,
-        "6 of the wrong shape for config.json: model.layers.0.mlp.gate_proj.weight is (48, 32), expected (40, 32)",
+        "6 of the wrong shape for its config: model.layers.0.mlp.gate_proj.weight is (48, 32), expected (40, 32)",
     ),
     "NaN": (
         lambda f: edit_tensors(f, lambda t: t["model.norm.weight"].fill_(float("nan"))),
