@@ -1,13 +1,15 @@
 """The forward pass and the weights, apart from recording. That it is the right one is shown in `parity/`."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from probe.attention import KeyValueCache, masked_softmax, visible_keys
-from probe.errors import BadPrompt, BadShape, OutOfRange, ProbeError
+from probe.errors import BadPrompt, BadShape, OutOfRange, ProbeError, UnsupportedModel
 from probe.gpt import GPT
 from probe.linear import affine
-from tests.tiny import CONFIGS, tiny_model, tiny_tokens
+from tests.tiny import CONFIGS, GPT2, tiny_model, tiny_tokens
 
 ROUNDING = 2e-5  # a few units in the last place of values of size 10
 
