@@ -9,6 +9,7 @@ import collections.abc
 import functools
 import inspect
 import os
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -204,11 +205,19 @@ def _tuple_reader(kinds: tuple[Any, ...]) -> Reader:
 _PLAIN: dict[Any, Reader] = {bool: _truth, int: _integer, float: _number, str: _text}
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxset = 4, 12, 12, 12, 12
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+
+
 def brief(value: object) -> str:
     """A value as an error shows it: itself if that is short, else what it is."""
     if isinstance(value, (Tensor, np.ndarray)):
         return f"<{type(value).__name__} of shape {tuple(value.shape)}, {value.dtype}>"
     if value is None or isinstance(value, (str, bytes, int, float, complex, list, tuple, dict, set, np.generic)):
-        shown = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+        if isinstance(value, (list, tuple, dict, set)):  # of any depth, and as long as they like
+            shown = _SHORT.repr(value)
+        else:
+            shown = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
         return shown if len(shown) <= 60 else f"{shown[:56]} ..."
     return f"<{type(value).__name__}>"

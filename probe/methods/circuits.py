@@ -157,10 +157,10 @@ class CompositionScores(Result):
     def top(self, n: int = 10) -> list[tuple[tuple[int, int], tuple[int, int], float]]:
         """((layer, head) that writes, (layer, head) that reads, score) of the n largest."""
         check_count("n", n)
-        flat = self.values.nan_to_num(-1.0).flatten()
-        heads = self.values.shape[1]
+        flat, heads = self.values.flatten(), self.values.shape[1]
+        pairs = flat.isnan().logical_not().nonzero()[:, 0]  # NaN where the reader does not come after the writer
         found = []
-        for place in flat.argsort(descending=True, stable=True)[:n].tolist():
+        for place in pairs[flat[pairs].argsort(descending=True, stable=True)[:n]].tolist():
             writing, reading = divmod(place, self.values.shape[2] * heads)
             found.append((divmod(writing, heads), divmod(reading, heads), float(flat[place])))
         return found
@@ -234,7 +234,8 @@ def copying_scores(model: GPT) -> CopyingScores:
         circuits = [ov_circuit(model, layer, head) for head in range(model.config.n_heads)]
         small = torch.stack([circuit.right @ between @ circuit.left for circuit in circuits])
         eigenvalues = torch.linalg.eigvals(small)
-        rows.append(eigenvalues.sum(-1).real / eigenvalues.abs().sum(-1))
+        size = eigenvalues.abs().sum(-1)
+        rows.append(torch.where(size > 0, eigenvalues.sum(-1).real / size, 0.0))  # a head that writes nothing: neither
     return CopyingScores(torch.stack(rows).cpu(), {**provenance(model), "method": "copying scores"})
 
 

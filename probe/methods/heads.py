@@ -82,8 +82,9 @@ class HeadScores(LongResult):
         """
         check_count("n", n)
         table = self.of(score, source)
-        low = table.nan_to_num(-torch.inf if largest else torch.inf)
-        order = low.flatten().argsort(descending=largest, stable=True)[:n].tolist()
+        flat = table.flatten()
+        known = flat.isnan().logical_not().nonzero()[:, 0]  # NaN: of no prompt, such as induction without repeats
+        order = known[flat[known].argsort(descending=largest, stable=True)[:n]].tolist()
         places = [divmod(place, table.shape[1]) for place in order]
         return [(layer, head, float(table[layer, head])) for layer, head in places]
 
@@ -182,6 +183,11 @@ def head_scores(
         _check_lengths(batch.lengths)
         batches["text"] = list(batch.ids)
     length = min(LENGTH, (model.config.n_ctx - 1) // 2) if random_length is None else random_length
+    if length < 2 and random_length is None and _check_number(n_random):
+        raise BadPrompt(
+            f"random prompts are tokens and the same again, of which a context of {model.config.n_ctx} holds too few; "
+            "give texts or ids, and n_random=0"
+        )
     drawn = repeated_random_tokens(model, n_random, length, seed=seed) if _check_number(n_random) else []
     if drawn:
         batches["random"] = list(read_prompts(model.config, model.tokenizer, drawn, document_start=document_start).ids)

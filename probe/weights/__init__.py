@@ -78,7 +78,7 @@ def _find(source: Any, *, weights: bool, state_dict: bool, progress: bool) -> tu
             f"model {type(source).__name__}: expected a name, a path, or a Hugging Face module with config and weights"
         )
     path = Path(source).expanduser()
-    if path.exists():
+    if _exists(path):
         return path, path.resolve().stem if path.is_file() else path.resolve().name, False
     known = [model.name for model in known_models()]
     if isinstance(source, str) and source in known:
@@ -95,6 +95,13 @@ def _find(source: Any, *, weights: bool, state_dict: bool, progress: bool) -> tu
         return folder, str(source), True
     except FetchFailed as error:
         raise FetchFailed(f"no folder {str(source)!r} here, so it was looked for on the Hub. {error}") from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long for a file
+        return False
 
 
 def _may_be_on_the_hub(source: str | Path) -> bool:

@@ -1,7 +1,7 @@
 """What a HookedTransformerConfig says -> GPTConfig; and which files are a HookedTransformer's.
 
-Source: HookedTransformerConfig and the components of TransformerLens 2.16, which read these settings. Settings that say
-how to train, to start, to place or to hook a model change nothing that is computed, and are not read.
+Source: HookedTransformerConfig of TransformerLens 2.16 and 3.9, and the components of 2.16, which read these settings.
+Settings that say how to train, to start, to place or to hook a model change nothing that is computed, and are not read.
 """
 
 import math
@@ -35,13 +35,24 @@ NEUTRAL: dict[str, Any] = {
     "experts_per_token": None,
     "final_rms": False,
     "load_in_4bit": False,
+    "clip_qkv": None,
     "num_experts": None,
     "post_embedding_ln": False,
     "relative_attention_max_distance": None,
     "rotary_adjacent_pairs": False,
+    "rotary_base_local": None,
+    "rotary_scaling_factor": 1.0,
     "shortformer_pos": False,
+    "use_attention_sinks": False,
+    "use_dynamic_ntk_rope": False,
+    "use_logn_attn": False,
+    "use_yarn_rope": False,
 }
 """Settings that change what is computed in ways that are not followed, with the value of each that does not."""
+
+
+PLAIN = (type(None), bool, int, float, str)
+"""Types of settings that are compared with others."""
 
 
 def is_hooked_config(values: object) -> bool:
@@ -78,8 +89,9 @@ def read_hooked_config(values: Mapping[str, Any], *, d_vocab: int | None, has_b_
     if n_layers > MOST_LAYERS:
         raise UnsupportedModel(f"{source}: n_layers is {n_layers:,}; expected 1 to {MOST_LAYERS:,}")
     n_heads = _whole(values, "n_heads", source, default=d_model // d_head)
-    attention_alone = bool(values.get("attn_only"))
-    act_fn = str(values.get("act_fn")).lower()
+    attention_alone = _flag(values, "attn_only", source)
+    act_fn = values.get("act_fn")
+    act_fn = act_fn.lower() if isinstance(act_fn, str) else ""
     if act_fn not in ACTIVATIONS and not attention_alone:
         known = ", ".join(ACTIVATIONS)
         raise UnsupportedModel(f"{source}: act_fn = {brief(values.get('act_fn'))} is not supported; supported: {known}")
@@ -99,16 +111,16 @@ def read_hooked_config(values: Mapping[str, Any], *, d_vocab: int | None, has_b_
         norm_eps=_number(values, "eps", source, default=1e-5),
         activation="gelu" if attention_alone else ACTIVATIONS[act_fn],
         mlp_norm=act_fn.endswith("_ln") and not attention_alone,
-        gated_mlp=bool(values.get("gated_mlp")) and not attention_alone,
-        parallel=bool(values.get("parallel_attn_mlp")) and not attention_alone,
-        qk_norm=bool(values.get("use_qk_norm")),
-        post_norms=bool(values.get("use_normalization_before_and_after")) and norm == "rms",
+        gated_mlp=_flag(values, "gated_mlp", source) and not attention_alone,
+        parallel=_flag(values, "parallel_attn_mlp", source) and not attention_alone,
+        qk_norm=_flag(values, "use_qk_norm", source),
+        post_norms=_flag(values, "use_normalization_before_and_after", source) and norm == "rms",
         tied_embeddings=False,
         unembed_bias=has_b_U,
         logit_soft_cap=_above_zero(values, "output_logits_soft_cap", source),
         attn_soft_cap=_above_zero(values, "attn_scores_soft_cap", source),
         attn_scale=_scale(values, d_head, source),
-        attn_scale_by_layer=bool(values.get("scale_attn_by_inverse_layer_idx")),
+        attn_scale_by_layer=_flag(values, "scale_attn_by_inverse_layer_idx", source),
         windows=_windows(values, n_layers, source),
         **_positions(values, d_head, source),
     )
@@ -124,9 +136,10 @@ def _check(values: Mapping[str, Any], source: str) -> None:
 
 
 def _is_other(values: Mapping[str, Any], name: str, source: str) -> bool:
+    value = values.get(name)
     if name == "final_rms" and _norm(values, source) == "rms":
         return False
-    return bool(values.get(name)) and values[name] != NEUTRAL[name]
+    return type(value) not in PLAIN or (bool(value) and value != NEUTRAL[name])
 
 
 def gains_are_folded(values: Mapping[str, Any]) -> bool:
@@ -141,7 +154,7 @@ def _norm_kind(values: Mapping[str, Any]) -> Any:
 
 def _norm(values: Mapping[str, Any], source: str) -> Any:
     kind = _norm_kind(values)
-    if not isinstance(kind, str | None) or kind not in NORMS:
+    if type(kind) not in (str, type(None)) or kind not in NORMS:
         known = ", ".join(map(str, NORMS))
         raise UnsupportedModel(f"{source}: normalization_type = {brief(kind)} is not supported; supported: {known}")
     return NORMS[kind]
@@ -149,14 +162,14 @@ def _norm(values: Mapping[str, Any], source: str) -> Any:
 
 def _positions(values: Mapping[str, Any], d_head: int, source: str) -> dict[str, Any]:
     kind = values.get("positional_embedding_type", "standard")
-    if kind == "standard":
+    if isinstance(kind, str) and kind == "standard":
         return {"positions": "learned"}
-    if kind != "rotary":
+    if not isinstance(kind, str) or kind != "rotary":
         raise UnsupportedModel(
             f"{source}: positional_embedding_type = {brief(kind)} is not supported; supported: standard, rotary"
         )
     scaling = None
-    if values.get("use_NTK_by_parts_rope"):
+    if _flag(values, "use_NTK_by_parts_rope", source):
         scaling = RotaryScaling(
             "llama3",
             factor=_number(values, "NTK_by_parts_factor", source, default=8.0),
@@ -174,17 +187,21 @@ def _positions(values: Mapping[str, Any], d_head: int, source: str) -> dict[str,
 
 def _scale(values: Mapping[str, Any], d_head: int, source: str) -> float | None:
     """They divide by it, we multiply."""
-    if not values.get("use_attn_scale", True):
+    if not _flag(values, "use_attn_scale", source, default=True):
         return 1.0
     divisor = _number(values, "attn_scale", source, default=math.sqrt(d_head))
     return None if math.isclose(divisor, math.sqrt(d_head)) else 1 / divisor
 
 
 def _windows(values: Mapping[str, Any], n_layers: int, source: str) -> tuple[int | None, ...] | None:
-    if not values.get("use_local_attn"):
+    if not _flag(values, "use_local_attn", source):
         return None
     kinds, window = values.get("attn_types"), _whole(values, "window_size", source)
-    if not isinstance(kinds, (list, tuple)) or len(kinds) < n_layers or not set(kinds) <= {"global", "local"}:
+    if (
+        not isinstance(kinds, (list, tuple))
+        or not all(isinstance(kind, str) for kind in kinds)
+        or (len(kinds) < n_layers or not set(kinds) <= {"global", "local"})
+    ):
         raise UnsupportedModel(f"{source}: attn_types is {brief(kinds)}; expected 'global' or 'local' for each layer")
     return tuple(window if kind == "local" else None for kind in kinds[:n_layers])
 
@@ -192,16 +209,26 @@ def _windows(values: Mapping[str, Any], n_layers: int, source: str) -> tuple[int
 def _whole(values: Mapping[str, Any], name: str, source: str, *, default: int | None = None) -> int:
     """A size of at least 1. What is not set stands there as None or -1."""
     value = values.get(name)
-    if default is not None and value in (None, -1):
+    if default is not None and (value is None or (type(value) is int and value == -1)):
         return default
     if type(value) is not int or value < 1:
         raise UnsupportedModel(f"{source}: {name} is {brief(value)}; expected a whole number of at least 1")
     return value
 
 
+def _flag(values: Mapping[str, Any], name: str, source: str, *, default: bool = False) -> bool:
+    """A switch. A text such as 'False' would count as true."""
+    value = values.get(name)
+    if value is None:
+        return default
+    if type(value) is not bool and not (type(value) is int and value in (0, 1)):
+        raise UnsupportedModel(f"{source}: {name} is {brief(value)}; expected True or False")
+    return bool(value)
+
+
 def _number(values: Mapping[str, Any], name: str, source: str, *, default: float) -> float:
     value = values.get(name)
-    if value in (None, -1):
+    if value is None or (type(value) in (int, float) and value == -1):
         return default
     if type(value) not in (int, float) or not 0 < value < math.inf:
         raise UnsupportedModel(f"{source}: {name} is {brief(value)}; expected a number above 0")

@@ -2,14 +2,17 @@
 
 What torch saved is read by its weights-only loader, which builds tensors and plain values and runs no code of the file;
 the config object that many files hold beside the tensors is read as the values it has. Heads stand apart in these
-tensors, (head, d_model, d_head), and side by side in ours.
+tensors, (head, d_model, d_head), and side by side in ours; of a gated MLP, b_in, which they add after the gate, goes
+into b_out.
 """
 
+import mmap
 import os
 import pickle
 import re
 import threading
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,7 @@ from probe.gpt import GPT
 from probe.json_files import read_object
 from probe.weights._hooked_config import (
     ENDINGS,
+    REQUIRED,
     find_checkpoint,
     gains_are_folded,
     is_hooked_config,
@@ -47,6 +51,9 @@ PREFIXES = ("", "module.", "_orig_mod.", "model.")
 """What wrappers put before every name: data-parallel training, compilation, a module around the model."""
 NO_WEIGHTS = (".attn.mask", ".attn.IGNORE", ".attn.rotary_sin", ".attn.rotary_cos", "unembed.b_U")
 """Ends of names of tensors that a model does not have: they follow from the config, or are a bias of zeros."""
+STATE_NAMES = ("model", "state_dict", "model_state_dict")
+CONFIG_NAMES = ("config", "cfg", "model_cfg")
+"""What a state dict and its config are usually called where they are saved together."""
 GIVE_CONFIG = (
     "give it: load_model(path, config={...}) with the arguments of HookedTransformerConfig, or those as config.json "
     "beside the file"
@@ -56,6 +63,55 @@ _ONE_AT_A_TIME = threading.Lock()
 
 class SavedConfig:
     """Stands for HookedTransformerConfig in a file that holds one: its values, and none of its code."""
+
+
+class SavedKind:
+    """Stands for numpy.dtype in a file: the name of a plain number's type. The real one takes a state that numpy
+    trusts, and with it a file could have any address read."""
+
+    def __init__(self, kind: object, *_: object):
+        self.kind, self.order = kind, "="
+
+    def __setstate__(self, state: object) -> None:
+        self.order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number of this type; 0: it is none that is read."""
+        plain = (
+            isinstance(self.kind, str) and re.fullmatch("[fiu][1248]|b1", self.kind) and self.order in ("<", "|", "=")
+        )
+        return int(str(self.kind)[1:]) if plain else 0
+
+
+def saved_number(kind: object, raw: object) -> int | float | bool:
+    """Stands for what makes a number of numpy's: its bytes, as a number of Python's."""
+    if not isinstance(kind, SavedKind) or not isinstance(raw, bytes) or not kind.size == len(raw) > 0:
+        raise pickle.UnpicklingError("a number of numpy's that is no plain one")
+    return np.frombuffer(raw, dtype=str(kind.kind))[0].item()
+
+
+class SavedArray:
+    """Stands for an array of numpy's, such as the losses of a training run: there is one, and nobody asks for it."""
+
+    def __init__(self, *_: object):
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+STAND_INS = [
+    (SavedConfig, "transformer_lens.HookedTransformerConfig.HookedTransformerConfig"),
+    (SavedConfig, "transformer_lens.config.HookedTransformerConfig.HookedTransformerConfig"),
+    (SavedConfig, "transformer_lens.config.hooked_transformer_config.HookedTransformerConfig"),
+    (SavedConfig, "easy_transformer.EasyTransformerConfig.EasyTransformerConfig"),
+    (SavedKind, "numpy.dtype"),
+    *((saved_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((SavedArray, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    (SavedArray, "numpy.ndarray"),
+]
+"""What the loader may make besides tensors and plain values: classes of this file, for names of others."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +131,11 @@ class StateDict:
 
     def __init__(self, tensors: Mapping[str, Tensor], path: Path):
         self._tensors, self._path = tensors, path
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self.shapes = {name: () if tensor.is_nested else tuple(tensor.shape) for name, tensor in tensors.items()}
 
     def read(self, name: str) -> Tensor:
         tensor = self._tensors[name].detach()
-        if tensor.layout != torch.strided:
+        if tensor.is_nested or tensor.layout != torch.strided:
             raise UnsupportedModel(f"{self._path}: {name} is stored as {tensor.layout}; only dense tensors are read")
         if not tensor.is_meta and tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
             raise BrokenFile(f"{self._path}: {name} is larger than what the file holds of it")
@@ -165,7 +221,8 @@ def _opened(path: Path, given: Any) -> Iterator[Checkpoint]:
 
 def _checkpoint(values: Mapping[str, Any], tensors: TensorSource, where: str) -> Checkpoint:
     embedding = tensors.shapes.get("embed.W_E") or (None,)
-    has_b_U = "unembed.b_U" in tensors.shapes and bool(tensors.read("unembed.b_U").any())  # a bias of zeros is none
+    b_U = "unembed.b_U"
+    has_b_U = b_U in tensors.shapes and bool(checked_tensor(tensors, b_U).any())  # a bias of zeros is none
     config = read_hooked_config(values, d_vocab=embedding[0], has_b_U=has_b_U, source=where)
     return Checkpoint(config, gains_are_folded(values), tensors, where)
 
@@ -192,18 +249,18 @@ def _config_values(given: Any, saved: Mapping[str, Any], file: Path) -> Mapping[
         values = given.to_dict()
     if values is None:
         raise UnsupportedModel(f"{file}: a state dict without the config of its HookedTransformer; {GIVE_CONFIG}")
-    if not is_hooked_config(values):
+    missing = [name for name in REQUIRED if name not in values] if isinstance(values, Mapping) else list(REQUIRED)
+    if missing:
         raise UnsupportedModel(
-            f"{where}: {brief(values)} is no config of HookedTransformer, which has n_layers, d_model, d_head, n_ctx"
+            f"{where}: {brief(values)} is no config of HookedTransformer: it lacks {', '.join(missing)}"
         )
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
 
 
 def _found_config(saved: Mapping[str, Any], file: Path) -> Mapping[str, Any] | None:
-    for value in saved.values():
-        values = vars(value) if isinstance(value, SavedConfig) else value
-        if is_hooked_config(values):
-            return values
+    inside = {name: vars(value) if isinstance(value, SavedConfig) else value for name, value in saved.items()}
+    if found := {name: values for name, values in inside.items() if is_hooked_config(values)}:
+        return _the_one(found, CONFIG_NAMES, file, "configs", "give the right one with config=")
     for path in (file.with_suffix(".json"), file.parent / CONFIG):
         if path.is_file() and is_hooked_config(values := read_object(path)):
             return values
@@ -212,48 +269,77 @@ def _found_config(saved: Mapping[str, Any], file: Path) -> Mapping[str, Any] | N
 
 def _state_dict(saved: Any, file: Path) -> dict[str, Tensor]:
     """The state dict in what was saved: itself, or one of its values; named without what wrappers put before it."""
-    inside = [saved, *(saved.values() if isinstance(saved, Mapping) else [])]
-    for values in inside:
-        if isinstance(values, Mapping) and all(isinstance(name, str) for name in values):
-            for prefix in PREFIXES:
-                if isinstance(values.get(f"{prefix}embed.W_E"), Tensor):
-                    tensors = {name.removeprefix(prefix): value for name, value in values.items()}
-                    return {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
+    inside = {"": saved, **(saved if isinstance(saved, Mapping) else {})}
+    found = {name: tensors for name, values in inside.items() if (tensors := _unwrapped(values))}
+    if found:
+        return found[""] if "" in found else _the_one(found, STATE_NAMES, file, "state dicts", "save one alone")
+    lists = [name for name, values in inside.items() if isinstance(values, list) and any(map(_unwrapped, values))]
+    if lists:
+        raise UnsupportedModel(f"{file}: state dicts only in a list, {lists[0]!r}; save one of them alone")
     raise UnsupportedModel(
         f"{file}: no state dict of HookedTransformer in it (there is no tensor embed.W_E); of a Hugging Face model, "
         "give its folder with config.json and safetensors"
     )
 
 
+def _unwrapped(values: Any) -> dict[str, Tensor] | None:
+    """The tensors of a state dict, without what wrappers put before their names; None: it is none."""
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+        return None
+    prefix = next((one for one in PREFIXES if isinstance(values.get(f"{one}embed.W_E"), Tensor)), None)
+    if prefix is None:
+        return None
+    return {name.removeprefix(prefix): value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _the_one(found: Mapping[str, Any], names: Sequence[str], file: Path, what: str, advice: str) -> Any:
+    """The only one of several, or the only one with a usual name."""
+    usual = [name for name in found if name in names]
+    if len(found) > 1 and len(usual) != 1:
+        raise UnsupportedModel(f"{file}: {len(found)} {what}, {', '.join(map(repr, found))}; {advice}")
+    return found[usual[0]] if usual else next(iter(found.values()))
+
+
 def _load(file: Path) -> Any:
     """What torch saved; nothing in the file is run."""
-    scalar: Any = np.float64(0).__reduce__()[0]  # what numpy's own numbers are saved with: a type and some bytes
-    allowed = [
-        (SavedConfig, "transformer_lens.HookedTransformerConfig.HookedTransformerConfig"),
-        (SavedConfig, "easy_transformer.EasyTransformerConfig.EasyTransformerConfig"),
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-        np.dtype,
-        *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)),
-    ]
+    _check_file(file)
     try:
-        file.open("rb").close()
-    except OSError as error:
-        raise BrokenFile(f"{file}: cannot be read ({error.strerror})") from error
-    try:
-        with _ONE_AT_A_TIME, torch.serialization.safe_globals(allowed):  # torch keeps one list for the whole process
+        with _ONE_AT_A_TIME, torch.serialization.safe_globals(STAND_INS):  # torch keeps one list for the whole process
             return torch.load(file, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # a damaged archive or pickle fails in as many ways as there are bytes
-        asked = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        reason = error.__context__ or error  # torch's own message is about its arguments
+        asked = re.search(r"GLOBAL (\S+)", str(reason)) if isinstance(error, pickle.UnpicklingError) else None
+        if "Unsupported operand" in str(reason):
+            raise UnsupportedModel(
+                f"{file}: pickled by another protocol than torch's own; save it by torch.save again"
+            ) from error
         if asked is None:
-            message = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            message = next((line.strip() for line in str(reason).splitlines() if line.strip()), type(reason).__name__)
             raise BrokenFile(f"{file}: truncated, corrupt or nothing that torch saved ({message[:200]})") from error
         raise UnsupportedModel(
             f"{file}: it holds more than tensors and plain values: reading it would run {asked[1]}, and no code that a "
             "file names is ever run; save the state dict and cfg.to_dict() alone"
         ) from error
+
+
+def _check_file(file: Path) -> None:
+    """Raise BrokenFile for what would take more memory than it has bytes, before anything is made of it.
+
+    torch saves entries as they are, so that none is larger than the file; and its loader makes a `bytearray` of any
+    size that a file asks for.
+    """
+    if not file.is_file():  # a pipe would be waited for
+        raise BrokenFile(f"{file}: no file")
+    try:
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            asks = data.find(b"bytearray") >= 0
+        entries = zipfile.ZipFile(file).infolist() if zipfile.is_zipfile(file) else []
+    except (OSError, ValueError, zipfile.BadZipFile) as error:  # ValueError: it is empty
+        raise BrokenFile(f"{file}: truncated, corrupt or nothing that torch saved ({error})") from error
+    if asks or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise BrokenFile(f"{file}: it asks for more memory than it holds numbers; torch saves no such file")
 
 
 def _fill(model: GPT, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
@@ -263,15 +349,20 @@ def _fill(model: GPT, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.
     expected = {one.name: one.their_shape(model.config, sizes[ours]) for ours, one in wanted.items()}
     _check_names(tensors, expected, where)
     check_shapes(tensors, expected, where)
-    for ours, size in sizes.items():
+
+    def read(ours: str) -> Tensor:
         if ours in wanted:
-            tensor = wanted[ours].to_ours(checked_tensor(tensors, wanted[ours].name))
-            if model.config.gated_mlp and ours.endswith(".b_in") and tensor.any():
-                raise UnsupportedModel(
-                    f"{where}: {ours} is not zero: HookedTransformer adds it after the gate, this GPT before it"
-                )
-        else:  # a gain folded into the weights that follow, 1, or a bias that theirs lack, 0
-            tensor = torch.full(size, 1.0 if ours.endswith(".w") else 0.0)
+            return wanted[ours].to_ours(checked_tensor(tensors, wanted[ours].name))
+        # A gain folded into the weights that follow, or a bias that theirs lack.
+        return torch.full(sizes[ours], 1.0 if ours.endswith(".w") else 0.0)
+
+    for ours in sizes:
+        tensor, (module, leaf) = read(ours), ours.rsplit(".", 1)
+        if model.config.gated_mlp and leaf == "b_in":
+            tensor = torch.zeros_like(tensor)
+        elif model.config.gated_mlp and leaf == "b_out":  # they add b_in after the gate: a constant, which W_out turns
+            constant = read(f"{module}.b_in").double() @ read(f"{module}.W_out").double()
+            tensor = tensor + constant.to(tensor.dtype)
         set_parameter(model, ours, own_copy(tensor, dtype, device, place=where))
 
 

@@ -1,5 +1,7 @@
 """Circuits read from weights, against matrices multiplied out, recordings, and a model written by hand."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ from probe.methods.circuits import (
     qk_circuit,
 )
 from tests.induction import INDUCTION, PREVIOUS, induction_model
-from tests.tiny import CONFIGS, LLAMA, tiny_model
+from tests.tiny import CONFIGS, GPT2, LLAMA, tiny_model
 
 IDS = [[3, 1, 4, 1, 5]]
 
@@ -118,6 +120,22 @@ def test_composition_scores_are_norms_of_products(model, into):
         for read_layer in range(3):
             assert bool(earlier[layer, :, read_layer].all()) == (read_layer <= layer)
     assert len(scores.to_dataframe()) == 3 * 16
+
+
+def test_only_pairs_of_a_writer_and_a_later_reader_are_listed():
+    one_layer = probe.composition_scores(probe.GPT(dataclasses.replace(GPT2, n_layers=1)), into="k")
+    assert one_layer.top(10) == []
+    two_layers = probe.composition_scores(probe.GPT(dataclasses.replace(GPT2, n_layers=2)), into="k")
+    assert {(writer[0], reader[0]) for writer, reader, _ in two_layers.top(100)} == {(0, 1)}
+    assert len(two_layers.top(100)) == 16
+
+
+def test_a_head_that_writes_nothing_neither_copies_nor_suppresses():
+    model = tiny_model()
+    with torch.no_grad():
+        model.W_O[1, 2].zero_()
+    scores = probe.copying_scores(model).values
+    assert scores[1, 2] == 0 and scores.isfinite().all()
 
 
 def test_unrelated_heads_compose_at_the_chance_level():

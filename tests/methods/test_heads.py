@@ -1,5 +1,6 @@
 """Head scores against a model of which everything is known, and against loops over every weight."""
 
+import dataclasses
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from probe.errors import BadIntervention, BadPrompt, NotSaved, OutOfRange, SiteN
 from probe.methods.heads import SCORES, head_scores, read_head_scores
 from probe.tasks import repeated_random_tokens
 from tests.induction import INDUCTION, PREVIOUS, VOCAB, induction_model
-from tests.tiny import CONFIGS, tiny_model
+from tests.tiny import CONFIGS, GPT2, tiny_model
 
 TEXTS = [[3, 1, 4, 1, 5, 9, 1, 4], [2, 7, 2, 7, 7, 0]]
 
@@ -141,6 +142,18 @@ def test_what_a_text_does_not_have_is_no_number_not_zero(model):
     assert scores.of("duplicate token").isnan().all() and scores.of("induction").isnan().all()
     assert math.isnan(scores.chance_of("induction"))
     assert int(scores.n_queries[0, SCORES.index("induction")]) == 0
+
+
+def test_heads_without_a_score_are_not_listed_among_the_highest(model):
+    found = head_scores(model, [[3, 1, 4]], n_random=0)
+    assert found.top("induction") == [] and len(found.top("first token")) == 5
+
+
+def test_a_context_too_short_for_random_prompts_is_said():
+    model = probe.GPT(dataclasses.replace(GPT2, n_ctx=3))
+    with pytest.raises(BadPrompt, match="a context of 3 holds too few; give texts or ids, and n_random=0"):
+        head_scores(model, [[3, 1, 4]])
+    assert head_scores(model, [[3, 1, 4]], n_random=0).top("first token")
 
 
 def test_random_prompts_are_different_ordinary_tokens_twice():

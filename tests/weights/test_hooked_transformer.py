@@ -2,10 +2,12 @@
 
 import collections
 import json
+import os
 import random
 import re
 import sys
 import types
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,7 +19,7 @@ from tokenizers.models import WordLevel
 
 import probe
 from probe.config import RotaryScaling
-from probe.errors import BrokenFile, ProbeError, UnsupportedModel
+from probe.errors import BrokenFile, ProbeError, UnknownName, UnsupportedModel
 from probe.weights._hooked_config import NEUTRAL
 from tests.hooked_reference import CONFIGS, SIZES, Reference, state_dict
 
@@ -255,7 +257,8 @@ REFUSED = {
     "attn_scores_soft_cap": (float("nan"), "attn_scores_soft_cap is nan; expected a number above 0"),
     **{name: (value, f"this GPT does not compute {name} = ") for name, value in {
         **dict.fromkeys(NEUTRAL, True), "attention_dir": "bidirectional", "num_experts": 4, "experts_per_token": 2,
-        "relative_attention_max_distance": 128,
+        "relative_attention_max_distance": 128, "clip_qkv": 8.0, "rotary_base_local": 10_000.0,
+        "rotary_scaling_factor": 8.0,
     }.items()},
 }  # fmt: skip
 
@@ -294,16 +297,135 @@ def test_tensors_that_do_not_fit_the_config_are_named(tmp_path):
         torch.save({"state_dict": tensors, "cfg": GPT2}, tmp_path / "m.pt")
         with pytest.raises(ProbeError, match=says):
             load(tmp_path / "m.pt")
-    gated = CONFIGS["llama"]
-    torch.save({"model": state_dict(gated) | {"blocks.1.mlp.b_in": torch.ones(24)}, "cfg": gated}, tmp_path / "m.pt")
-    with pytest.raises(UnsupportedModel, match=r"blocks.1.mlp.b_in.*after the gate"):
-        load(tmp_path / "m.pt")
     with pytest.raises(BrokenFile, match="9,999 layers, but"):
         load(saved(tmp_path / "m.pt"), config={**GPT2, "n_layers": 9999})
-    with pytest.raises(UnsupportedModel, match="is no config of HookedTransformer"):
+    with pytest.raises(UnsupportedModel, match="is no config of HookedTransformer: it lacks n_layers, d_model, d_head"):
         load(saved(tmp_path / "m.pt"), config={"hidden_size": 3})
     with pytest.raises(UnsupportedModel, match="config goes with a .pt or .pth file"):
         load(None, config=GPT2)
+
+
+def test_a_bias_that_comes_after_the_gate_is_put_into_the_output(tmp_path):
+    cfg = CONFIGS["llama"]
+    tensors = state_dict(cfg) | {"blocks.1.mlp.b_in": torch.arange(24) / 10.0}
+    torch.save({"model": tensors, "cfg": cfg}, tmp_path / "m.pt")
+    reference, rec = Reference(cfg, tensors), probe.record(load(tmp_path / "m.pt"), IDS)
+    torch.testing.assert_close(rec.logits[0], reference.run(IDS), atol=2e-5, rtol=1e-4)
+    mlp_out = "blocks.1.hook_mlp_out"
+    torch.testing.assert_close(rec[mlp_out][0], reference.values[mlp_out], atol=2e-5, rtol=1e-4)
+
+
+def test_which_state_dict_and_which_config_are_meant_is_never_guessed(tmp_path):
+    first, second, path = state_dict(GPT2), state_dict(GPT2, seed=1), tmp_path / "m.pt"
+    torch.save({"init": first, "final": second, "cfg": GPT2}, path)
+    with pytest.raises(UnsupportedModel, match="2 state dicts, 'init', 'final'; save one alone"):
+        load(path)
+    torch.save({"init": first, "model": second, "cfg": GPT2, "old": FOLDED}, path)
+    runs_as(load(path), GPT2, second)
+    torch.save({"model": first, "new": GPT2, "old": FOLDED}, path)
+    with pytest.raises(UnsupportedModel, match="2 configs, 'new', 'old'; give the right one with config="):
+        load(path)
+    torch.save({"checkpoints": [first, second], "cfg": GPT2}, path)
+    with pytest.raises(UnsupportedModel, match="state dicts only in a list, 'checkpoints'; save one of them alone"):
+        load(path)
+
+
+@pytest.mark.parametrize("switch", ["parallel_attn_mlp", "use_attn_scale", "attn_only", "use_local_attn"])
+def test_a_text_is_no_truth_value(switch, tmp_path):
+    with pytest.raises(UnsupportedModel, match=f"m.pt: {switch} is 'False'; expected True or False"):
+        load(saved(tmp_path / "m.pt"), config={**GPT2, switch: "False"})
+
+
+@pytest.mark.parametrize(
+    "value", [torch.ones(3), [[]], {"a": 1}, b"x", 1j, np.ones(3), "x" * 10**6], ids=lambda v: str(type(v))
+)
+@pytest.mark.parametrize("name", ["n_layers", "eps", "act_fn", "attn_only", "normalization_type", "clip_qkv",
+                                  "positional_embedding_type", "attn_scores_soft_cap", "attn_scale"])  # fmt: skip
+def test_a_setting_of_any_other_kind_is_refused(name, value, tmp_path):
+    with pytest.raises(UnsupportedModel, match=name) as refused:
+        load(saved(tmp_path / "m.pt"), config={**GPT2, name: value})
+    assert len(str(refused.value)) < 500
+
+
+def test_what_a_training_run_saves_besides_is_read_or_passed_over(tmp_path):
+    numbers = {kind: np.dtype(kind).type(1) for kind in ("f2", "f4", "f8", "i1", "i8", "u1", "?")}
+    path = saved(tmp_path / "m.pt", losses=np.arange(9.0), labels=np.array(["a"]), **numbers)
+    runs_as(load(path), GPT2)
+    assert load(saved(path, {**GPT2, "eps": np.float32(1e-3)})).config.norm_eps == pytest.approx(1e-3)
+
+
+class Pointer:
+    """A number of numpy's whose type says that its bytes are an object's address: numpy itself would follow it."""
+
+    def __reduce__(self):
+        return np.float64(0).__reduce__()[0], (_Record(), b"A" * 8)
+
+
+class _Record:
+    def __reduce__(self):
+        return np.dtype, (("V8", _Field()),)
+
+
+class _Field:
+    def __reduce__(self):
+        return np.dtype, ("f8", False, True), (3, "<", None, ("a",), {"a": (_Object(), 0)}, -1, -1, 0)
+
+
+class _Object:
+    def __reduce__(self):
+        return np.dtype, ("O",)
+
+
+class Large:
+    """Asks for more memory than its file holds."""
+
+    def __reduce__(self):
+        return bytearray, (2**36,)
+
+
+@pytest.mark.parametrize("attack", [Pointer(), Large()], ids=["pointer", "large"])
+def test_no_file_has_addresses_followed_or_memory_taken(attack, tmp_path):
+    says = "no plain one" if isinstance(attack, Pointer) else "asks for more memory"
+    with pytest.raises(BrokenFile, match=says):
+        load(saved(tmp_path / "m.pt", {**GPT2, "seed": attack}))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_another_protocol_is_no_damage(tmp_path):
+    torch.save({"model": state_dict(GPT2), "cfg": GPT2}, tmp_path / "m.pt", pickle_protocol=4)
+    with pytest.raises(UnsupportedModel, match="pickled by another protocol"):
+        load(tmp_path / "m.pt")
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    """torch only stores; a megabyte could become a thousand."""
+    whole = saved(tmp_path / "whole.pt")
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(tmp_path / "m.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for entry in source.namelist():
+            packed.writestr(entry, source.read(entry))
+    with pytest.raises(BrokenFile, match="asks for more memory than it holds numbers"):
+        load(tmp_path / "m.pt")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(BrokenFile, match="pipe.pt: no file"):
+        load(tmp_path / "pipe.pt")
+    with pytest.raises(UnknownName):
+        load("x" * 300 + ".pt")
+
+
+@pytest.mark.parametrize("tensor", [
+    torch.zeros(20, device="meta"),
+    torch.zeros(20).to_sparse(), torch.zeros(20, dtype=torch.complex64),
+    torch.nested.nested_tensor([torch.zeros(20)], layout=torch.jagged),
+], ids=["meta", "sparse", "complex", "nested"])  # fmt: skip
+def test_tensors_of_other_kinds_are_refused(tensor, tmp_path):
+    for name in ("unembed.b_U", "blocks.0.mlp.b_out"):
+        torch.save({"model": state_dict(GPT2) | {name: tensor}, "cfg": GPT2}, tmp_path / "m.pt")
+        with pytest.raises(ProbeError, match="m.pt"):
+            load(tmp_path / "m.pt")
 
 
 class Told:
