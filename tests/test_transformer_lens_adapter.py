@@ -6,6 +6,7 @@ Its numbers are compared with TransformerLens's own in tests/parity/.
 import contextvars
 import copy
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -367,3 +368,27 @@ def test_a_gain_of_one_plus_its_weight_is_folded_as_any_other():
     assert torch.equal(adapter.blocks[0].ln1.w, 1 + model.blocks[0].ln1.w)
     resid = probe.record(model, TOKENS, sites="resid_post")["resid_post", model.config.n_layers - 1]
     assert torch.allclose(adapter.unembed(adapter.ln_final(resid)), model(TOKENS), atol=1e-5)
+
+
+def test_what_a_cache_does_not_hold_is_a_key_error_that_says_why(adapter, model):
+    _, cache = adapter.run_with_cache(TOKENS, names_filter=["hook_embed", "blocks.0.attn.hook_z"])
+    for key, says in {
+        "blocks.0.attn.hook_zz": "did you mean 'blocks.0.attn.hook_z'",
+        ("resid_post", 7): "layer 7: this model has layers 0 to 2",
+        "blocks.1.attn.hook_z": "blocks.1.attn.hook_z",
+        ("result", 0): "blocks.0.attn.hook_result",
+    }.items():
+        with pytest.raises(KeyError, match=says):
+            cache[key]
+    cache.model = None
+    with pytest.raises(KeyError, match="blocks.0.attn.hook_zz"):
+        cache["blocks.0.attn.hook_zz"]
+
+
+def test_a_cache_is_pickled_and_copied_as_it_is(adapter):
+    _, cache = adapter.run_with_cache(TOKENS[:1], remove_batch_dim=True)
+    pickled = pickle.loads(pickle.dumps(cache))  # noqa: S301  (our own bytes)
+    for other in (pickled, copy.copy(cache), copy.deepcopy(cache)):
+        assert type(other) is type(cache) and not other.has_batch_dim
+        assert all(torch.equal(other[name], cache[name]) for name in cache)
+        assert torch.equal(other.decompose_resid(), cache.decompose_resid())

@@ -70,7 +70,7 @@ def names_meant(config: GPTConfig, which: NamesMeant, reach: Reach) -> list[str]
     """
     if isinstance(which, str):
         if which not in reach.sites and which not in reach.derived:
-            _check_name(config, which)
+            check_name(config, which)
             first, last = reach.sites[0], reach.sites[-1]
             raise OutOfRange(f"hook {which!r} is not reached in this call: it runs {first} to {last}")
         return [which]
@@ -90,7 +90,13 @@ def _source(name: str) -> str:
     return f"blocks.{kind[0]}.{kind[1].source}"
 
 
-def _check_name(config: GPTConfig, name: str) -> None:
+def check_name(config: GPTConfig, name: str) -> None:
+    """Raise unless a pass of the whole model comes by this name; of what other models have, the message says why.
+
+    Raises:
+        UnknownName: a name that does not exist, or not in this model.
+        OutOfRange: a layer that it does not have.
+    """
     known = [*site_names(config), *derived_names(config)]
     if name in known:
         return

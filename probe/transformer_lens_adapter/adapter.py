@@ -24,6 +24,7 @@ from probe.errors import (
 from probe.gpt import GPT
 from probe.provenance import fingerprint
 from probe.recording import Recording
+from probe.transformer_lens_adapter._cache import activation_cache
 from probe.transformer_lens_adapter._hooks import Hook, HookedSite, NamesMeant, Reach, names_meant, reach_of
 from probe.transformer_lens_adapter._passes import AdapterPasses, PassOptions, Returned, check_reset, gradients
 from probe.transformer_lens_adapter._weights import AdapterWeights
@@ -83,8 +84,6 @@ def to_activation_cache(recording: Recording, model: GPT) -> Any:
         SiteNotRecorded: it holds some heads only, or means over prompts.
         BadPrompt: prompts of different lengths: a cache has no word for padding; hand over ``recording.prompt(i)``.
     """
-    from transformer_lens import ActivationCache
-
     if recording.manifest["fingerprint"] != fingerprint(model):
         raise DifferentModel(f"the recording of {recording.manifest['model']!r} was not made with this {model.name!r}")
     arguments = recording.manifest["arguments"]
@@ -100,7 +99,7 @@ def to_activation_cache(recording: Recording, model: GPT) -> Any:
             "take one prompt at a time, recording.prompt(i)"
         )
     values = {name: recording.values[name] for name in recording.names}
-    return ActivationCache(values, as_transformer_lens(model))
+    return activation_cache(values, as_transformer_lens(model))
 
 
 class TransformerLensAdapter(AdapterPasses, AdapterWeights):
@@ -206,7 +205,6 @@ class TransformerLensAdapter(AdapterPasses, AdapterWeights):
         Raises:
             ProbeError: as `run_with_hooks`; a name in `names_filter` that does not exist or is not run.
         """
-        from transformer_lens import ActivationCache
         from transformer_lens.utilities.slice import Slice
 
         check_reset(reset_hooks_end)
@@ -222,7 +220,7 @@ class TransformerLensAdapter(AdapterPasses, AdapterWeights):
         for name, value in cached.items():
             queries = name.removesuffix("_grad").endswith(("hook_pattern", "hook_attn_scores"))
             cached[name] = positions.apply(value.detach().to(device), dim=-2 if queries else 1)
-        cache = ActivationCache(cached, self)
+        cache = activation_cache(cached, self)
         if remove_batch_dim:
             cache.remove_batch_dim(batch_size=1)
         return done.output, cache if return_cache_object else cache.cache_dict
