@@ -28,7 +28,7 @@ from probe.errors import (
     UnsupportedModel,
 )
 from probe.tokens import Tokenizer
-from tests.tiny import CONFIGS, LLAMA, MORE, tiny_model, tiny_tokens
+from tests.tiny import CONFIGS, GPT2, LLAMA, MORE, tiny_model, tiny_tokens
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 TOKENS = tiny_tokens()
@@ -340,7 +340,7 @@ def test_what_it_does_not_have_is_an_attribute_error(adapter):
 @pytest.mark.parametrize(
     ("family", "says"),
     [
-        ("neox", "parallel"), ("qwen3", "qk_norm"), ("gemma2", "post_norms, attn_soft_cap"), ("phi", "unembed_bias"),
+        ("neox", "parallel"), ("qwen3", "qk_norm"), ("gemma2", "post_norms, attn_soft_cap"), ("phi", "parallel"),
         ("attention", "no MLPs"), ("bare", "no norms, d_vocab_out"), ("solu", "mlp_norm"),
     ],
 )  # fmt: skip
@@ -368,6 +368,21 @@ def test_a_gain_of_one_plus_its_weight_is_folded_as_any_other():
     assert torch.equal(adapter.blocks[0].ln1.w, 1 + model.blocks[0].ln1.w)
     resid = probe.record(model, TOKENS, sites="resid_post")["resid_post", model.config.n_layers - 1]
     assert torch.allclose(adapter.unembed(adapter.ln_final(resid)), model(TOKENS), atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [GPT2, LLAMA])
+def test_a_bias_of_the_unembedding_is_added_to_what_the_final_norms_bias_adds(config):
+    torch.manual_seed(0)
+    model = probe.GPT(dataclasses.replace(config, unembed_bias=True))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.rsplit(".", 1)[-1].startswith("b"):
+                weight.normal_()
+    adapter = probe.as_transformer_lens(model)
+    resid = probe.record(model, TOKENS, sites="resid_post")["resid_post", model.config.n_layers - 1]
+    assert torch.allclose(adapter.unembed(adapter.ln_final(resid)), model(TOKENS), atol=1e-5)
+    if config.norm == "rms":
+        assert torch.equal(adapter.b_U, model.b_U)
 
 
 def test_what_a_cache_does_not_hold_is_a_key_error_that_says_why(adapter, model):

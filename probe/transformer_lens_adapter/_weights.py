@@ -1,7 +1,8 @@
 """A model's weights under the names and in the shapes that TransformerLens's tools read.
 
-The final norm's gain is folded into ``W_U`` and its bias into ``b_U``, and ``ln_final`` divides and no more: the tools
-multiply by a cached scale and ``W_U`` alone, and unfolded their numbers would be wrong. Nothing else is folded.
+The final norm's gain is folded into ``W_U`` and its bias into ``b_U``, where the unembedding's own is added to it, and
+``ln_final`` divides and no more: the tools multiply by a cached scale and ``W_U`` alone, and unfolded their numbers
+would be wrong. Nothing else is folded.
 """
 
 from collections.abc import Sequence
@@ -86,11 +87,13 @@ class AdapterWeights:
 
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]:
-        """What the final norm's bias adds to each logit; zeros where it has none."""
-        weight = self._model.W_U.detach().to(torch.promote_types(self._model.dtype, torch.float32))
+        """What is added to each logit: the final norm's bias through `W_U`, the unembedding's own, or zeros."""
+        weight, own = self._model.W_U.detach(), self._model.unembed.b_U
+        weight = weight.to(torch.promote_types(self._model.dtype, torch.float32))
+        total = weight.new_zeros(weight.shape[1]) if own is None else own.detach().to(weight.dtype)
         if self._model.config.norm != "layer":
-            return weight.new_zeros(weight.shape[1])
-        return self._model.ln_final.b.detach().to(weight.dtype) @ weight
+            return total
+        return total + self._model.ln_final.b.detach().to(weight.dtype) @ weight
 
     @property
     def unembed(self) -> FoldedUnembedding:

@@ -38,7 +38,6 @@ PECULIAR: dict[str, Callable[[GPTConfig], Any]] = {
     "attn_soft_cap": lambda config: config.attn_soft_cap,
     "logit_soft_cap": lambda config: config.logit_soft_cap,
     "embed_scale": lambda config: config.embed_scale,
-    "unembed_bias": lambda config: config.unembed_bias,
     "mlp_norm": lambda config: config.mlp_norm,
     "no norms": lambda config: config.norm == "none",
     "no MLPs": lambda config: config.d_mlp == 0,
@@ -62,8 +61,8 @@ def as_transformer_lens(model: GPT, *, document_start: bool = False) -> "Transfo
 
     Raises:
         UnsupportedModel: a model whose sums TransformerLens's tools do not do: parallel layers, norms after attention
-            and MLP or of queries and keys or neurons, or none, no MLPs, soft caps, a scaled embedding, a bias of the
-            unembedding, tokens that are never predicted.
+            and MLP or of queries and keys or neurons, or none, no MLPs, soft caps, a scaled embedding, tokens that are
+            never predicted.
     """
     peculiar = [name for name, has in PECULIAR.items() if has(model.config)]
     if peculiar:
