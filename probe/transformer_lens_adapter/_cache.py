@@ -8,13 +8,14 @@ from torch import Tensor
 
 from probe.errors import ProbeError, SiteNotRecorded
 from probe.transformer_lens_adapter._hooks import check_name
+from probe.transformer_lens_adapter._weights import check_mlp_input
 
 
 def activation_cache(values: Mapping[str, Tensor], adapter: Any, has_batch_dim: bool = True) -> Any:
     """An `ActivationCache`; values (batch, pos, ...), or (pos, ...) without `has_batch_dim`.
 
     It raises SiteNotRecorded, which is a KeyError, with the reason where a value is asked for that the model does not
-    make.
+    make, and UnsupportedModel where `decompose_resid` would take its layers for others.
     """
     return _cache_class()(dict(values), adapter, has_batch_dim)
 
@@ -36,6 +37,13 @@ def _cache_class() -> Any:
                 except ProbeError as reason:
                     raise SiteNotRecorded(str(reason)) from None
                 raise
+
+        def decompose_resid(
+            self, layer: int | None = None, mlp_input: bool = False, mode: str = "all", *args: Any, **options: Any
+        ) -> Any:
+            adapter: Any = self.model
+            check_mlp_input(adapter._model.config, mlp_input and mode != "mlp")
+            return super().decompose_resid(layer, mlp_input, mode, *args, **options)  # type: ignore[arg-type]
 
         def apply_slice_to_batch_dim(self, batch_slice: Any) -> Any:
             sliced = super().apply_slice_to_batch_dim(batch_slice)  # a cache without these checks

@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.config import GPTConfig
-from probe.errors import check_index
+from probe.errors import UnsupportedModel, check_index
 from probe.gpt import GPT
 from probe.norms import NORMS
 from probe.prompts import token_id
+from probe.sites import NO_MLP
 
 ATTENTION = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")
 MLP = ("W_in", "W_out", "b_in", "b_out")
@@ -55,11 +56,11 @@ class Blocks(Sequence[Any]):
 
         norms = {
             name: SimpleNamespace(w=norm.gain.detach(), **({"b": norm.b.detach()} if hasattr(norm, "b") else {}))
-            for name, norm in (("ln1", block.ln1), ("ln2", block.ln2))
+            for name, norm in (("ln1", block.ln1), *([("ln2", block.ln2)] if config.d_mlp else []))
         }
         return SimpleNamespace(
             attn=read(ATTENTION),
-            mlp=read(mlp_weights(config)),
+            **({"mlp": read(mlp_weights(config))} if config.d_mlp else {}),
             **norms,
             hook_out_is_single_residual_stream=True,  # the lens asks for it
         )
@@ -129,20 +130,39 @@ class AdapterWeights:
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
     ) -> Float[Tensor, " d_model"]:
-        """Sum of the output biases of attention and MLPs before `layer`; with `mlp_input` of its attention too."""
+        """Sum of the output biases of attention and MLPs before `layer`; with `mlp_input` of its attention too.
+
+        Raises:
+            OutOfRange: no such layer.
+            UnsupportedModel: `mlp_input` where no MLP reads what its layer's attention writes.
+        """
+        check_mlp_input(self._model.config, mlp_input)
         n_layers = self._model.config.n_layers
         if layer != n_layers or mlp_input:
             layer = check_index("layer", layer, n_layers, owner="this model")
         total = torch.zeros_like(weight_of(self._model, "b_O", 0))
         for before in range(layer + mlp_input):
             total = total + weight_of(self._model, "b_O", before)
-            if include_mlp_biases and before < layer:
+            if include_mlp_biases and before < layer and self._model.config.d_mlp:
                 total = total + weight_of(self._model, "b_out", before)
         return total
 
 
+def check_mlp_input(config: GPTConfig, mlp_input: bool) -> None:
+    """Raise UnsupportedModel if the input of a layer's MLP is asked for as a sum with what its attention writes."""
+    if mlp_input and not config.d_mlp:
+        raise UnsupportedModel(f"mlp_input=True: the layers of this model {NO_MLP}")
+    if mlp_input and config.parallel:
+        raise UnsupportedModel(
+            "mlp_input=True would add what the layer's attention writes, and in parallel layers the MLP does not read "
+            "that: it reads resid_pre. Leave it out; apply_ln_to_stack(stack, layer, mlp_input=True) has the MLP's norm"
+        )
+
+
 def mlp_weights(config: GPTConfig) -> tuple[str, ...]:
-    """The names of an MLP's weights."""
+    """The names of an MLP's weights; none where there is none."""
+    if not config.d_mlp:
+        return ()
     return GATED_MLP if config.gated_mlp else MLP
 
 

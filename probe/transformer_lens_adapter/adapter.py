@@ -32,7 +32,6 @@ from probe.transformer_lens_adapter._weights import AdapterWeights
 THEIR_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu_quick": "quick_gelu"}
 """TransformerLens's words for them, where they differ."""
 PECULIAR: dict[str, Callable[[GPTConfig], Any]] = {
-    "parallel": lambda config: config.parallel,
     "post_norms": lambda config: config.post_norms,
     "qk_norm": lambda config: config.qk_norm,
     "attn_soft_cap": lambda config: config.attn_soft_cap,
@@ -40,7 +39,6 @@ PECULIAR: dict[str, Callable[[GPTConfig], Any]] = {
     "embed_scale": lambda config: config.embed_scale,
     "mlp_norm": lambda config: config.mlp_norm,
     "no norms": lambda config: config.norm == "none",
-    "no MLPs": lambda config: config.d_mlp == 0,
     "d_vocab_out": lambda config: config.n_outputs < config.d_vocab,
 }
 """Of a config: what the sums of TransformerLens's tools, or the folded `W_U`, leave out."""
@@ -55,14 +53,16 @@ def as_transformer_lens(model: GPT, *, document_start: bool = False) -> "Transfo
     where they are named, ``attn.hook_result``, ``attn.hook_q_input``, ``attn.hook_k_input``, ``attn.hook_v_input`` and
     ``hook_mlp_in``. ``attn_scores`` are those before the mask.
 
+    Parallel layers, whose attention and MLP both read resid_pre, and layers of attention alone have no resid_mid: tools
+    that ask for one, such as ``direct_logit_attribution(..., unit="layer")``, raise, and ``mlp_input=True`` with them.
+
     Args:
         document_start: put the model's document separator first in every text, as in `probe.record`.
             TransformerLens itself puts the declared start token there; see ``to_tokens`` for `prepend_bos`.
 
     Raises:
-        UnsupportedModel: a model whose sums TransformerLens's tools do not do: parallel layers, norms after attention
-            and MLP or of queries and keys or neurons, or none, no MLPs, soft caps, a scaled embedding, tokens that are
-            never predicted.
+        UnsupportedModel: a model whose sums TransformerLens's tools do not do: norms after attention and MLP or of
+            queries and keys or neurons, or none, soft caps, a scaled embedding, tokens that are never predicted.
     """
     peculiar = [name for name, has in PECULIAR.items() if has(model.config)]
     if peculiar:
@@ -121,8 +121,12 @@ class TransformerLensAdapter(AdapterPasses, AdapterWeights):
             act_fn=THEIR_ACTIVATIONS.get(config.activation, config.activation),
             uses_rms_norm=rms, final_rms=rms, normalization_type="RMS" if rms else "LN",
             default_prepend_bos=self._document_start, use_attn_result=True, use_split_qkv_input=True,
+            attn_only=config.d_mlp == 0,
         )  # fmt: skip
-        more = {"model_name": self._model.name, "use_hook_mlp_in": True, "use_attn_in": False}
+        more = {
+            "model_name": self._model.name, "parallel_attn_mlp": config.parallel, "use_hook_mlp_in": True,
+            "use_attn_in": False,
+        }  # fmt: skip
         for name, value in more.items():
             setattr(described, name, value)
 
