@@ -6,6 +6,7 @@ Its numbers are compared with TransformerLens's own in tests/parity/.
 import contextvars
 import copy
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -23,11 +24,12 @@ from probe.errors import (
     BadShape,
     OutOfRange,
     ProbeError,
+    SiteNotRecorded,
     UnknownName,
     UnsupportedModel,
 )
 from probe.tokens import Tokenizer
-from tests.tiny import CONFIGS, LLAMA, MORE, tiny_model, tiny_tokens
+from tests.tiny import CONFIGS, GPT2, LLAMA, MORE, NEOX, tiny_model, tiny_tokens
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 TOKENS = tiny_tokens()
@@ -55,6 +57,10 @@ def model(request):
 @pytest.fixture
 def adapter(model):
     return probe.as_transformer_lens(model)
+
+
+ACCEPTED = ("neo", "neox", "phi", "attention")
+"""Further families that the tools are right for."""
 
 
 def keep(value, hook):
@@ -278,6 +284,7 @@ def test_the_settings_describe_the_model(adapter, model):
     expected = {"layer": ("LN", "standard", "gelu_new"), "rms": ("RMS", "rotary", "silu")}[config.norm]
     assert (cfg.normalization_type, cfg.positional_embedding_type, cfg.act_fn) == expected
     assert cfg.model_name == model.name
+    assert not cfg.parallel_attn_mlp and not cfg.attn_only
 
 
 def test_switches_switch_nothing_since_nothing_need_be_switched(adapter):
@@ -289,6 +296,7 @@ def test_switches_switch_nothing_since_nothing_need_be_switched(adapter):
         assert adapter.run_with_cache(TOKENS, names_filter=name)[1][name].shape == (2, 9, 4, 32)
 
 
+@pytest.mark.parametrize("model", [*CONFIGS, *ACCEPTED], indirect=True)
 def test_every_hook_has_a_name_and_every_name_can_be_cached(adapter, model):
     names = list(adapter.hook_dict)
     assert set(probe.site_names(model.config)) < set(names) and len(names) == len(set(names))
@@ -310,6 +318,7 @@ def test_the_cache_holds_no_graph_and_the_output_follows_the_callers_mode(adapte
     assert next(iter(adapter.run_with_cache(TOKENS, device="meta")[1].values())).is_meta
 
 
+@pytest.mark.parametrize("model", [*CONFIGS, *ACCEPTED], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_half_and_double_precision(model, dtype):
     model = copy.deepcopy(model).to(dtype)
@@ -339,10 +348,12 @@ def test_what_it_does_not_have_is_an_attribute_error(adapter):
 @pytest.mark.parametrize(
     ("family", "says"),
     [
-        ("neox", "parallel"), ("qwen3", "qk_norm"), ("gemma2", "post_norms, attn_soft_cap"), ("phi", "unembed_bias"),
-        ("attention", "no MLPs"), ("bare", "no norms, d_vocab_out"), ("solu", "mlp_norm"),
+        ("qwen3", "qk_norm"),
+        ("gemma2", "post_norms, attn_soft_cap"),
+        ("bare", "no norms, d_vocab_out"),
+        ("solu", "mlp_norm"),
     ],
-)  # fmt: skip
+)
 def test_models_whose_sums_its_tools_do_not_do_are_refused(family, says):
     model = tiny_model(family)
     for refused in (
@@ -351,8 +362,144 @@ def test_models_whose_sums_its_tools_do_not_do_are_refused(family, says):
     ):
         with pytest.raises(UnsupportedModel, match=says):
             refused()
-    assert set(MORE) - {"neox", "qwen3", "gemma2", "phi", "attention", "bare", "solu"} == {"neo"}
-    assert probe.as_transformer_lens(tiny_model("neo"))(TOKENS).shape[:2] == TOKENS.shape
+    assert set(MORE) - {"qwen3", "gemma2", "bare", "solu"} == set(ACCEPTED)
+
+
+@pytest.mark.parametrize("family", ACCEPTED)
+def test_the_parts_of_a_cache_add_up_to_what_is_read_and_to_the_logits(family):
+    model = tiny_model(family).to(torch.float64)
+    adapter = probe.as_transformer_lens(model)
+    with torch.no_grad():
+        logits, cache = adapter.run_with_cache(TOKENS)
+    for layer in (1, 2):
+        for parts in (
+            cache.decompose_resid(layer, apply_ln=True),
+            cache.stack_head_results(layer, incl_remainder=True, apply_ln=True),
+            cache.get_full_resid_decomposition(layer, apply_ln=True),
+            cache.get_full_resid_decomposition(layer, expand_neurons=False, apply_ln=True),
+        ):
+            torch.testing.assert_close(parts.sum(0), cache[f"blocks.{layer}.ln1.hook_normalized"])
+    bias = adapter.b_U[5] - adapter.b_U[7]
+    for parts in (cache.decompose_resid(), cache.get_full_resid_decomposition()):
+        found = cache.logit_attrs(parts, 5, 7).sum(0) + bias
+        torch.testing.assert_close(found, logits[..., 5] - logits[..., 7])
+    torch.testing.assert_close(cache.logit_lens(positions=None).values[-1], logits)
+
+
+@pytest.mark.parametrize("family", ["neox", "phi"])
+def test_in_parallel_layers_the_mlp_alone_reads_its_copy_of_the_stream_that_enters(family):
+    model = tiny_model(family).to(torch.float64)
+    adapter, name = probe.as_transformer_lens(model), "blocks.1.hook_mlp_in"
+    assert adapter.cfg.parallel_attn_mlp and not adapter.cfg.attn_only
+    _, cache = adapter.run_with_cache(TOKENS, names_filter=[name, "blocks.1.hook_resid_pre"])
+    assert torch.equal(cache[name], cache["resid_pre", 1])
+
+    def turn(value, hook=None):
+        return value.flip(-1)
+
+    written = model.blocks[1].mlp_out(turn(cache["resid_pre", 1]))
+    found = adapter.run_with_hooks(TOKENS, fwd_hooks=[(name, turn)])
+    expected = adapter.run_with_hooks(TOKENS, fwd_hooks=[("blocks.1.hook_mlp_out", lambda value, hook: written)])
+    torch.testing.assert_close(found, expected)
+    assert (found - adapter(TOKENS)).abs().max() > 0.01
+    both = [("blocks.1.hook_resid_pre", turn), (name, turn)]
+    _, cache = adapter.run_with_cache(TOKENS, names_filter="blocks.1.hook_mlp_out")
+    with adapter.hooks(fwd_hooks=both):
+        _, again = adapter.run_with_cache(TOKENS, names_filter="blocks.1.hook_mlp_out")
+    torch.testing.assert_close(again["mlp_out", 1], cache["mlp_out", 1])  # turned, and turned back
+
+
+ABSENT = "its layers are attention alone, without an MLP"
+WITHOUT_MLP = {
+    "a site": (lambda a, c: c["mlp_out", 0], SiteNotRecorded, f"blocks.0.hook_mlp_out.*{ABSENT}"),
+    "a filter": (lambda a, c: a.run_with_cache(TOKENS, names_filter="blocks.1.mlp.hook_post"), UnknownName, ABSENT),
+    "the MLP's input": (lambda a, c: a.run_with_hooks(TOKENS, fwd_hooks=[("blocks.1.hook_mlp_in", keep)]),
+                        UnknownName, f"blocks.1.hook_mlp_in.*{ABSENT}"),
+    "the stream between": (lambda a, c: c["resid_mid", 1], SiteNotRecorded, f"hook_resid_mid.*{ABSENT}"),
+    "a sum": (lambda a, c: c.decompose_resid(1, mlp_input=True), UnsupportedModel, "without an MLP"),
+    "all parts": (lambda a, c: c.get_full_resid_decomposition(1, mlp_input=True), UnsupportedModel, "without an MLP"),
+    "its norm": (lambda a, c: c.apply_ln_to_stack(c.decompose_resid(1), 1, mlp_input=True), KeyError, "ln2.hook_scale"),
+    "neurons": (lambda a, c: c.stack_neuron_results(2), SiteNotRecorded, f"mlp.hook_post.*{ABSENT}"),
+    "weights": (lambda a, c: a.W_in, AttributeError, "'W_in'"),
+    "weights of a layer": (lambda a, c: a.blocks[0].mlp, AttributeError, "mlp"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WITHOUT_MLP)
+def test_of_layers_of_attention_alone_no_mlp_is_made_up(what):
+    adapter = probe.as_transformer_lens(tiny_model("attention"))
+    asks, error, message = WITHOUT_MLP[what]
+    _, cache = adapter.run_with_cache(TOKENS)
+    with pytest.raises(error, match=message):
+        asks(adapter, cache)
+
+
+def test_the_tools_read_layers_of_attention_alone():
+    from transformer_lens import patching
+    from transformer_lens.tools.analysis import attribution_patch, direct_logit_attribution
+
+    model = tiny_model("attention").to(torch.float64)
+    adapter = probe.as_transformer_lens(model)
+    assert adapter.cfg.attn_only and not adapter.cfg.parallel_attn_mlp and adapter.cfg.d_mlp == 0
+    assert not any("mlp" in name for name in adapter.hook_dict)
+    clean, corrupted = TOKENS[:1], TOKENS[1:]
+    found = direct_logit_attribution(adapter, clean, 5, 7)
+    assert found.labels == ["embed", "pos_embed", *(f"{layer}_attn_out" for layer in range(3))]
+
+    def metric(logits):
+        return logits[0, -1, 5] - logits[0, -1, 7]
+
+    with torch.no_grad():
+        _, cache = adapter.run_with_cache(clean)
+        patched = patching.get_act_patch_attn_head_out_all_pos(adapter, corrupted, cache, metric)
+        z = probe.record(model, clean, sites="z")["z", 1]
+        swapped = probe.record(
+            model, corrupted, sites=[], interventions=[probe.edit("z", lambda value: z[:, :, [2]], layer=1, heads=2)]
+        )
+    torch.testing.assert_close(patched[1, 2].double(), metric(swapped.logits), atol=1e-5, rtol=0)
+    with pytest.raises(SiteNotRecorded, match=f"hook_mlp_out.*{ABSENT}"):
+        patching.get_act_patch_mlp_out(adapter, corrupted, cache, metric)
+    with pytest.raises(ValueError, match="missing from the cache: blocks.0.hook_mlp_out"):
+        attribution_patch(adapter, clean, corrupted, metric)
+
+
+@pytest.mark.parametrize("config", [NEOX, GPT2, LLAMA])
+def test_a_bias_of_the_unembedding_is_added_to_what_the_final_norms_bias_adds(config):
+    torch.manual_seed(0)
+    model = probe.GPT(dataclasses.replace(config, unembed_bias=True))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.rsplit(".", 1)[-1].startswith("b"):
+                weight.normal_()
+    adapter = probe.as_transformer_lens(model)
+    resid = probe.record(model, TOKENS, sites="resid_post")["resid_post", model.config.n_layers - 1]
+    assert torch.allclose(adapter.unembed(adapter.ln_final(resid)), model(TOKENS), atol=1e-5)
+    if config.norm == "rms":
+        assert torch.equal(adapter.b_U, model.b_U)
+
+
+def test_what_a_cache_does_not_hold_is_a_key_error_that_says_why(adapter, model):
+    _, cache = adapter.run_with_cache(TOKENS, names_filter=["hook_embed", "blocks.0.attn.hook_z"])
+    for key, says in {
+        "blocks.0.attn.hook_zz": "did you mean 'blocks.0.attn.hook_z'",
+        ("resid_post", 7): "layer 7: this model has layers 0 to 2",
+        "blocks.1.attn.hook_z": "blocks.1.attn.hook_z",
+        ("result", 0): "blocks.0.attn.hook_result",
+    }.items():
+        with pytest.raises(KeyError, match=says):
+            cache[key]
+    cache.model = None
+    with pytest.raises(KeyError, match="blocks.0.attn.hook_zz"):
+        cache["blocks.0.attn.hook_zz"]
+
+
+def test_a_cache_is_pickled_and_copied_as_it_is(adapter):
+    _, cache = adapter.run_with_cache(TOKENS[:1], remove_batch_dim=True)
+    pickled = pickle.loads(pickle.dumps(cache))  # noqa: S301  (our own bytes)
+    for other in (pickled, copy.copy(cache), copy.deepcopy(cache)):
+        assert type(other) is type(cache) and not other.has_batch_dim
+        assert all(torch.equal(other[name], cache[name]) for name in cache)
+        assert torch.equal(other.decompose_resid(), cache.decompose_resid())
 
 
 def test_a_gain_of_one_plus_its_weight_is_folded_as_any_other():

@@ -1,7 +1,8 @@
 """Values that TransformerLens has a name for and that no pass makes: made where a hook or a cache names them.
 
     attn.hook_q_input, attn.hook_k_input, attn.hook_v_input   the stream entering the layer, a copy for each head
-    hook_mlp_in                                               the stream entering the MLP, which alone reads this copy
+    hook_mlp_in                                               the stream entering the MLP, which alone reads this copy:
+                                                              resid_mid, in parallel layers resid_pre
     attn.hook_result                                          what each head writes; the bias b_O belongs to none
 
 Each stands between two sites: made from the one, and what the other holds is made from it again. Of keys and values
@@ -9,7 +10,7 @@ there are as many copies as key and value heads.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,13 +41,20 @@ class Derived:
 
 def derived_names(config: GPTConfig) -> tuple[str, ...]:
     """Full names of all derived values of a model."""
-    return tuple(f"blocks.{layer}.{suffix}" for layer in range(config.n_layers) for suffix in _KINDS)
+    return tuple(f"blocks.{layer}.{kind.suffix}" for layer in range(config.n_layers) for kind in _kinds(config))
 
 
-def derived(name: str) -> tuple[int, Derived] | None:
-    """Layer and kind of a derived value by its full name; None: it is none."""
+def derived(config: GPTConfig, name: str) -> tuple[int, Derived] | None:
+    """Layer and kind of a model's derived value by its full name; None: it is none."""
     layer, suffix = split_name(name)
-    return None if layer is None or suffix not in _KINDS else (layer, _KINDS[suffix])
+    found = [] if layer is None else [(layer, kind) for kind in _kinds(config) if kind.suffix == suffix]
+    return found[0] if found else None
+
+
+def _kinds(config: GPTConfig) -> tuple[Derived, ...]:
+    if not config.d_mlp:
+        return _OF_ATTENTION
+    return (*_OF_ATTENTION, MLP_IN if config.has_mid else _PARALLEL_MLP_IN)
 
 
 def _stream_for(letter: str) -> Derived:
@@ -106,26 +114,24 @@ class _Kept:
         return self
 
 
-_KINDS = {
-    kind.suffix: kind
-    for kind in (
-        *(_stream_for(letter) for letter in "QKV"),
-        Derived(
-            suffix="attn.hook_result",
-            dims=("batch", "pos", "head", "d_model"),
-            source="attn.hook_z",
-            make=_head_results,
-            after=("hook_attn_out",),
-            onward=_sum_of_heads,
-        ),
-        Derived(
-            suffix="hook_mlp_in",
-            dims=("batch", "pos", "d_model"),
-            source="hook_resid_mid",
-            make=lambda model, layer, resid: resid,
-            after=("ln2.hook_scale", "ln2.hook_normalized"),
-            onward=_normed_for_mlp,
-            bypassed=("ln2.hook_scale",),
-        ),
-    )
-}
+_OF_ATTENTION = (
+    *(_stream_for(letter) for letter in "QKV"),
+    Derived(
+        suffix="attn.hook_result",
+        dims=("batch", "pos", "head", "d_model"),
+        source="attn.hook_z",
+        make=_head_results,
+        after=("hook_attn_out",),
+        onward=_sum_of_heads,
+    ),
+)
+MLP_IN = Derived(
+    suffix="hook_mlp_in",
+    dims=("batch", "pos", "d_model"),
+    source="hook_resid_mid",
+    make=lambda model, layer, resid: resid,
+    after=("ln2.hook_scale", "ln2.hook_normalized"),
+    onward=_normed_for_mlp,
+    bypassed=("ln2.hook_scale",),
+)
+_PARALLEL_MLP_IN = replace(MLP_IN, source="hook_resid_pre")

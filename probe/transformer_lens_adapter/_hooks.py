@@ -16,8 +16,8 @@ from probe.errors import BadIntervention, OutOfRange, UnknownName, either, unkno
 from probe.gpt import GPT
 from probe.interventions import Change, Intervention, check_change, contains_nan, edit
 from probe.recording import Recording
-from probe.sites import AFTER_BLOCKS, BEFORE_BLOCKS, IN_BLOCK, check_layers, find_sites, site_names, split_name
-from probe.transformer_lens_adapter._derived import Derived, derived, derived_names
+from probe.sites import AFTER_BLOCKS, BEFORE_BLOCKS, IN_BLOCK, NO_MLP, check_layers, find_sites, site_names, split_name
+from probe.transformer_lens_adapter._derived import MLP_IN, Derived, derived, derived_names
 
 NamesMeant = str | Callable[[str], bool]
 """A full name, or a function that says of each site's name whether it is meant."""
@@ -56,7 +56,7 @@ def reach_of(config: GPTConfig, start: int | None = None, stop: int | None = Non
         return layer >= (start or 0) and (stop is None or layer < stop)
 
     sites = {name: None for name in site_names(config) if is_run(name)}
-    return Reach(tuple(sites), tuple(name for name in derived_names(config) if _source(name) in sites))
+    return Reach(tuple(sites), tuple(name for name in derived_names(config) if kept_for(config, name) in sites))
 
 
 def names_meant(config: GPTConfig, which: NamesMeant, reach: Reach) -> list[str]:
@@ -70,7 +70,7 @@ def names_meant(config: GPTConfig, which: NamesMeant, reach: Reach) -> list[str]
     """
     if isinstance(which, str):
         if which not in reach.sites and which not in reach.derived:
-            _check_name(config, which)
+            check_name(config, which)
             first, last = reach.sites[0], reach.sites[-1]
             raise OutOfRange(f"hook {which!r} is not reached in this call: it runs {first} to {last}")
         return [which]
@@ -84,13 +84,13 @@ def names_meant(config: GPTConfig, which: NamesMeant, reach: Reach) -> list[str]
     return found
 
 
-def _source(name: str) -> str:
-    kind = derived(name)
-    assert kind is not None, f"{name} is no derived value"
-    return f"blocks.{kind[0]}.{kind[1].source}"
+def check_name(config: GPTConfig, name: str) -> None:
+    """Raise unless a pass of the whole model comes by this name; of what other models have, the message says why.
 
-
-def _check_name(config: GPTConfig, name: str) -> None:
+    Raises:
+        UnknownName: a name that does not exist, or not in this model.
+        OutOfRange: a layer that it does not have.
+    """
     known = [*site_names(config), *derived_names(config)]
     if name in known:
         return
@@ -99,6 +99,8 @@ def _check_name(config: GPTConfig, name: str) -> None:
         check_layers(config, [layer])
     if any(site.suffix == suffix and not site.exists(config) for site in (*BEFORE_BLOCKS, *IN_BLOCK)):
         find_sites(config, [name])  # raises, and says why this model has none
+    if suffix == MLP_IN.suffix and not config.d_mlp:
+        raise UnknownName(f"hook {name!r} does not exist in this model: its layers {NO_MLP}")
     raise unknown_name("hook", name, known)
 
 
@@ -123,7 +125,9 @@ class HookedPass:
             name: _change(self._sites[name], functions, begins_graph=name in graph) for name, functions in hooks.items()
         }
         self._routes = {
-            name: _Route(model, *kind, changes.pop(name)) for name in hooks if (kind := derived(name)) is not None
+            name: _Route(model, *kind, changes.pop(name))
+            for name in hooks
+            if (kind := derived(model.config, name)) is not None
         }
         for name, route in self._routes.items():
             passed_by = [site for site in route.bypassed if site in changes]
@@ -141,11 +145,11 @@ class HookedPass:
         """A value of the pass by full name: a site, or what is derived from one that was kept."""
         if name in self._routes:
             return self._routes[name].value
-        found = derived(name)
+        found = derived(self._model.config, name)
         if found is None:
             return recording.values[name]
         layer, kind = found
-        return kind.make(self._model, layer, recording.values[_source(name)])
+        return kind.make(self._model, layer, recording.values[kept_for(self._model.config, name)])
 
     def attach(self, recording: Recording) -> None:
         """Hang the backward hooks on the values of this pass; they run whenever its graph is walked."""
@@ -155,9 +159,10 @@ class HookedPass:
                 value.register_hook(_gradient_hook(self._sites[name], function))
 
 
-def kept_for(name: str) -> str:
+def kept_for(config: GPTConfig, name: str) -> str:
     """The site that `record` must keep for this value: itself, or what it is derived from."""
-    return name if derived(name) is None else _source(name)
+    found = derived(config, name)
+    return name if found is None else f"blocks.{found[0]}.{found[1].source}"
 
 
 class _Route:

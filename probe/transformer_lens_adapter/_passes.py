@@ -115,7 +115,7 @@ class AdapterPasses(AdapterTokens):
         prompts = input if batch is None else batch.ids
         if one_prompt and len(prompts) != 1:
             raise BadPrompt(f"remove_batch_dim=True with {len(prompts)} prompts: it is for one")
-        kept = {*map(kept_for, names), *hooked.kept}
+        kept = {*(kept_for(self._model.config, name) for name in names), *hooked.kept}
         recording = record(
             self._model,
             prompts,

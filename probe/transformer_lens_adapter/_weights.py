@@ -1,7 +1,8 @@
 """A model's weights under the names and in the shapes that TransformerLens's tools read.
 
-The final norm's gain is folded into ``W_U`` and its bias into ``b_U``, and ``ln_final`` divides and no more: the tools
-multiply by a cached scale and ``W_U`` alone, and unfolded their numbers would be wrong. Nothing else is folded.
+The final norm's gain is folded into ``W_U`` and its bias into ``b_U``, where the unembedding's own is added to it, and
+``ln_final`` divides and no more: the tools multiply by a cached scale and ``W_U`` alone, and unfolded their numbers
+would be wrong. Nothing else is folded.
 """
 
 from collections.abc import Sequence
@@ -14,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.config import GPTConfig
-from probe.errors import check_index
+from probe.errors import UnsupportedModel, check_index
 from probe.gpt import GPT
 from probe.norms import NORMS
 from probe.prompts import token_id
+from probe.sites import NO_MLP
 
 ATTENTION = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")
 MLP = ("W_in", "W_out", "b_in", "b_out")
@@ -54,11 +56,11 @@ class Blocks(Sequence[Any]):
 
         norms = {
             name: SimpleNamespace(w=norm.gain.detach(), **({"b": norm.b.detach()} if hasattr(norm, "b") else {}))
-            for name, norm in (("ln1", block.ln1), ("ln2", block.ln2))
+            for name, norm in (("ln1", block.ln1), *([("ln2", block.ln2)] if config.d_mlp else []))
         }
         return SimpleNamespace(
             attn=read(ATTENTION),
-            mlp=read(mlp_weights(config)),
+            **({"mlp": read(mlp_weights(config))} if config.d_mlp else {}),
             **norms,
             hook_out_is_single_residual_stream=True,  # the lens asks for it
         )
@@ -86,11 +88,13 @@ class AdapterWeights:
 
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]:
-        """What the final norm's bias adds to each logit; zeros where it has none."""
-        weight = self._model.W_U.detach().to(torch.promote_types(self._model.dtype, torch.float32))
+        """What is added to each logit: the final norm's bias through `W_U`, the unembedding's own, or zeros."""
+        weight, own = self._model.W_U.detach(), self._model.unembed.b_U
+        weight = weight.to(torch.promote_types(self._model.dtype, torch.float32))
+        total = weight.new_zeros(weight.shape[1]) if own is None else own.detach().to(weight.dtype)
         if self._model.config.norm != "layer":
-            return weight.new_zeros(weight.shape[1])
-        return self._model.ln_final.b.detach().to(weight.dtype) @ weight
+            return total
+        return total + self._model.ln_final.b.detach().to(weight.dtype) @ weight
 
     @property
     def unembed(self) -> FoldedUnembedding:
@@ -126,20 +130,39 @@ class AdapterWeights:
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
     ) -> Float[Tensor, " d_model"]:
-        """Sum of the output biases of attention and MLPs before `layer`; with `mlp_input` of its attention too."""
+        """Sum of the output biases of attention and MLPs before `layer`; with `mlp_input` of its attention too.
+
+        Raises:
+            OutOfRange: no such layer.
+            UnsupportedModel: `mlp_input` where no MLP reads what its layer's attention writes.
+        """
+        check_mlp_input(self._model.config, mlp_input)
         n_layers = self._model.config.n_layers
         if layer != n_layers or mlp_input:
             layer = check_index("layer", layer, n_layers, owner="this model")
         total = torch.zeros_like(weight_of(self._model, "b_O", 0))
         for before in range(layer + mlp_input):
             total = total + weight_of(self._model, "b_O", before)
-            if include_mlp_biases and before < layer:
+            if include_mlp_biases and before < layer and self._model.config.d_mlp:
                 total = total + weight_of(self._model, "b_out", before)
         return total
 
 
+def check_mlp_input(config: GPTConfig, mlp_input: bool) -> None:
+    """Raise UnsupportedModel if the input of a layer's MLP is asked for as a sum with what its attention writes."""
+    if mlp_input and not config.d_mlp:
+        raise UnsupportedModel(f"mlp_input=True: the layers of this model {NO_MLP}")
+    if mlp_input and config.parallel:
+        raise UnsupportedModel(
+            "mlp_input=True would add what the layer's attention writes, and in parallel layers the MLP does not read "
+            "that: it reads resid_pre. Leave it out; apply_ln_to_stack(stack, layer, mlp_input=True) has the MLP's norm"
+        )
+
+
 def mlp_weights(config: GPTConfig) -> tuple[str, ...]:
-    """The names of an MLP's weights."""
+    """The names of an MLP's weights; none where there is none."""
+    if not config.d_mlp:
+        return ()
     return GATED_MLP if config.gated_mlp else MLP
 
 

@@ -24,6 +24,7 @@ from probe.errors import (
 from probe.gpt import GPT
 from probe.provenance import fingerprint
 from probe.recording import Recording
+from probe.transformer_lens_adapter._cache import activation_cache
 from probe.transformer_lens_adapter._hooks import Hook, HookedSite, NamesMeant, Reach, names_meant, reach_of
 from probe.transformer_lens_adapter._passes import AdapterPasses, PassOptions, Returned, check_reset, gradients
 from probe.transformer_lens_adapter._weights import AdapterWeights
@@ -31,16 +32,13 @@ from probe.transformer_lens_adapter._weights import AdapterWeights
 THEIR_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu_quick": "quick_gelu"}
 """TransformerLens's words for them, where they differ."""
 PECULIAR: dict[str, Callable[[GPTConfig], Any]] = {
-    "parallel": lambda config: config.parallel,
     "post_norms": lambda config: config.post_norms,
     "qk_norm": lambda config: config.qk_norm,
     "attn_soft_cap": lambda config: config.attn_soft_cap,
     "logit_soft_cap": lambda config: config.logit_soft_cap,
     "embed_scale": lambda config: config.embed_scale,
-    "unembed_bias": lambda config: config.unembed_bias,
     "mlp_norm": lambda config: config.mlp_norm,
     "no norms": lambda config: config.norm == "none",
-    "no MLPs": lambda config: config.d_mlp == 0,
     "d_vocab_out": lambda config: config.n_outputs < config.d_vocab,
 }
 """Of a config: what the sums of TransformerLens's tools, or the folded `W_U`, leave out."""
@@ -55,14 +53,16 @@ def as_transformer_lens(model: GPT, *, document_start: bool = False) -> "Transfo
     where they are named, ``attn.hook_result``, ``attn.hook_q_input``, ``attn.hook_k_input``, ``attn.hook_v_input`` and
     ``hook_mlp_in``. ``attn_scores`` are those before the mask.
 
+    Parallel layers, whose attention and MLP both read resid_pre, and layers of attention alone have no resid_mid: tools
+    that ask for one, such as ``direct_logit_attribution(..., unit="layer")``, raise, and ``mlp_input=True`` with them.
+
     Args:
         document_start: put the model's document separator first in every text, as in `probe.record`.
             TransformerLens itself puts the declared start token there; see ``to_tokens`` for `prepend_bos`.
 
     Raises:
-        UnsupportedModel: a model whose sums TransformerLens's tools do not do: parallel layers, norms after attention
-            and MLP or of queries and keys or neurons, or none, no MLPs, soft caps, a scaled embedding, a bias of the
-            unembedding, tokens that are never predicted.
+        UnsupportedModel: a model whose sums TransformerLens's tools do not do: norms after attention and MLP or of
+            queries and keys or neurons, or none, soft caps, a scaled embedding, tokens that are never predicted.
     """
     peculiar = [name for name, has in PECULIAR.items() if has(model.config)]
     if peculiar:
@@ -83,8 +83,6 @@ def to_activation_cache(recording: Recording, model: GPT) -> Any:
         SiteNotRecorded: it holds some heads only, or means over prompts.
         BadPrompt: prompts of different lengths: a cache has no word for padding; hand over ``recording.prompt(i)``.
     """
-    from transformer_lens import ActivationCache
-
     if recording.manifest["fingerprint"] != fingerprint(model):
         raise DifferentModel(f"the recording of {recording.manifest['model']!r} was not made with this {model.name!r}")
     arguments = recording.manifest["arguments"]
@@ -100,7 +98,7 @@ def to_activation_cache(recording: Recording, model: GPT) -> Any:
             "take one prompt at a time, recording.prompt(i)"
         )
     values = {name: recording.values[name] for name in recording.names}
-    return ActivationCache(values, as_transformer_lens(model))
+    return activation_cache(values, as_transformer_lens(model))
 
 
 class TransformerLensAdapter(AdapterPasses, AdapterWeights):
@@ -123,8 +121,12 @@ class TransformerLensAdapter(AdapterPasses, AdapterWeights):
             act_fn=THEIR_ACTIVATIONS.get(config.activation, config.activation),
             uses_rms_norm=rms, final_rms=rms, normalization_type="RMS" if rms else "LN",
             default_prepend_bos=self._document_start, use_attn_result=True, use_split_qkv_input=True,
+            attn_only=config.d_mlp == 0,
         )  # fmt: skip
-        more = {"model_name": self._model.name, "use_hook_mlp_in": True, "use_attn_in": False}
+        more = {
+            "model_name": self._model.name, "parallel_attn_mlp": config.parallel, "use_hook_mlp_in": True,
+            "use_attn_in": False,
+        }  # fmt: skip
         for name, value in more.items():
             setattr(described, name, value)
 
@@ -206,7 +208,6 @@ class TransformerLensAdapter(AdapterPasses, AdapterWeights):
         Raises:
             ProbeError: as `run_with_hooks`; a name in `names_filter` that does not exist or is not run.
         """
-        from transformer_lens import ActivationCache
         from transformer_lens.utilities.slice import Slice
 
         check_reset(reset_hooks_end)
@@ -222,7 +223,7 @@ class TransformerLensAdapter(AdapterPasses, AdapterWeights):
         for name, value in cached.items():
             queries = name.removesuffix("_grad").endswith(("hook_pattern", "hook_attn_scores"))
             cached[name] = positions.apply(value.detach().to(device), dim=-2 if queries else 1)
-        cache = ActivationCache(cached, self)
+        cache = activation_cache(cached, self)
         if remove_batch_dim:
             cache.remove_batch_dim(batch_size=1)
         return done.output, cache if return_cache_object else cache.cache_dict

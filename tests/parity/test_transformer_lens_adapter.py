@@ -12,19 +12,26 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GPT2Config, GPTNeoXConfig, LlamaConfig, PhiConfig, PreTrainedTokenizerFast
 
 import probe
-from probe.errors import DifferentModel, ProbeError
+from probe.errors import DifferentModel, ProbeError, SiteNotRecorded, UnknownName, UnsupportedModel
 from tests.tiny import tiny_model
 
+PARALLEL = {"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 48,
+            "vocab_size": 50, "max_position_embeddings": 64}  # fmt: skip
 MODELS = {
     "gpt2": GPT2Config(n_layer=3, n_head=4, n_embd=32, vocab_size=50, n_positions=64, bos_token_id=1, eos_token_id=2),
     "llama": LlamaConfig(
         num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, hidden_size=32, intermediate_size=48,
         vocab_size=50, max_position_embeddings=64,
     ),
+    "neox": GPTNeoXConfig(**PARALLEL, rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}),
+    "phi": PhiConfig(**PARALLEL, rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}),
 }  # fmt: skip
+BRIDGE_LACKS = {"neox": ("attn.hook_rot_q", "attn.hook_rot_k"), "phi": ("ln2.hook_scale", "ln2.hook_normalized")}
+"""Sites of ours that the bridge of a family does not have; of Phi, whose one norm it calls ln1, also hook_mlp_in."""
+NO_MID = "nothing lies between attention and MLP"
 EXACT = 1e-5
 TARGET, AGAINST = 5, 7
 LENGTH = 7
@@ -54,7 +61,8 @@ def fold(bridge):
 class Both:
     """Our model behind the adapter, and the bridges of the same folder: as it is, and with its norms folded."""
 
-    def __init__(self, folder):
+    def __init__(self, family, folder):
+        self.family = family
         self.model = probe.load_model(folder, dtype="float64")
         self.ours, self.theirs, self.folded = (
             probe.as_transformer_lens(self.model),
@@ -62,6 +70,12 @@ class Both:
             bridge_of(folder),
         )
         fold(self.folded)
+
+    @property
+    def shared_sites(self):
+        """Those of our sites that the bridge has."""
+        lacks = BRIDGE_LACKS.get(self.family, ())
+        return {name for name in probe.site_names(self.model.config) if not name.endswith(lacks)}
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -72,7 +86,7 @@ def both(request, make_module, tmp_path_factory):
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made_up = {"tokenizer_object": words, "bos_token": "1", "eos_token": "2", "pad_token": "2"}
     PreTrainedTokenizerFast(**made_up).save_pretrained(folder)
-    return Both(folder)
+    return Both(request.param, folder)
 
 
 def metric(logits):
@@ -90,20 +104,26 @@ def test_the_adapter_is_what_transformer_lens_calls_a_model(both):
 
 
 def test_weights_are_those_of_the_bridge(both):
-    biases = ["b_Q", "b_K", "b_V", "b_O", "b_in", "b_out", "W_pos"] if both.model.config.qkv_bias else ["W_gate"]
-    for name in ["W_Q", "W_K", "W_V", "W_O", "W_in", "W_out", "W_E", *biases]:
+    config = both.model.config
+    biases = ["b_Q", "b_K", "b_V", "b_O", "b_in", "b_out"] if config.qkv_bias else ["W_gate"]
+    positions = ["W_pos"] if config.positions == "learned" else []
+    for name in ["W_Q", "W_K", "W_V", "W_O", "W_in", "W_out", "W_E", *biases, *positions]:
         close(getattr(both.ours, name), getattr(both.theirs, name).detach(), name, atol=0)
     ours = both.ours.ln_final(both.ours.blocks[0].attn.W_O) @ both.ours.W_U + both.ours.b_U
     theirs = both.theirs.unembed(both.theirs.ln_final(both.theirs.blocks[0].attn.W_O))
     close(ours, theirs.detach())
     for layer, mlp_input, with_mlp in [(0, False, True), (0, True, True), (2, True, False), (3, False, True)]:
+        if mlp_input and config.parallel:
+            with pytest.raises(UnsupportedModel, match="the MLP does not read"):
+                both.ours.accumulated_bias(layer, mlp_input, with_mlp)
+            continue
         expected = both.theirs.accumulated_bias(layer, mlp_input, with_mlp).detach().double()
         close(both.ours.accumulated_bias(layer, mlp_input, with_mlp), expected)
     for tokens in ["5", 5, torch.tensor([5]), torch.tensor([[5, 6, 7]])]:
         expected = both.folded.tokens_to_residual_directions(tokens).detach()
         ours = both.ours.tokens_to_residual_directions(tokens)
         assert ours.shape == expected.shape
-        centred = expected - expected.mean(-1, keepdim=True) if both.model.config.norm == "layer" else expected
+        centred = expected - expected.mean(-1, keepdim=True) if config.norm == "layer" else expected
         close(ours, centred)
 
 
@@ -114,7 +134,7 @@ def test_caches_are_equal(both, tokens):
         expected, theirs = both.theirs.run_with_cache(prompts)
     close(logits, expected)
     assert set(cache.keys()) == set(probe.site_names(both.model.config))
-    for name in cache:
+    for name in both.shared_sites:
         if not name.endswith("attn_scores"):  # ours are before the mask
             close(cache[name], theirs[name], name)
     assert cache["pattern", -1] is cache["blocks.2.attn.hook_pattern"]
@@ -129,8 +149,8 @@ def test_stopping_means_what_transformer_lens_means(both, tokens, stop):
         resid, cache = both.ours.run_with_cache(tokens(LENGTH), stop_at_layer=stop)
         expected, theirs = both.theirs.run_with_cache(tokens(LENGTH), stop_at_layer=stop)
     close(resid, expected)
-    known = set(probe.site_names(both.model.config))
-    assert set(cache.keys()) == known & set(theirs.keys())
+    shared = both.shared_sites
+    assert shared & set(cache.keys()) == shared & set(theirs.keys())
     close(both.ours(tokens(LENGTH), stop_at_layer=stop), resid)
 
 
@@ -173,7 +193,7 @@ def test_names_are_filtered_by_a_name_a_list_or_a_function(both, tokens):
         return list(both.ours.run_with_cache(tokens(LENGTH), names_filter=names_filter, **options)[1].keys())
 
     assert names("blocks.1.attn.hook_z") == ["blocks.1.attn.hook_z"]
-    assert names(["blocks.2.hook_resid_mid", "hook_embed"]) == ["blocks.2.hook_resid_mid", "hook_embed"]
+    assert names(["blocks.2.hook_attn_out", "hook_embed"]) == ["blocks.2.hook_attn_out", "hook_embed"]
     assert names(lambda name: name.endswith("hook_k")) == [f"blocks.{layer}.attn.hook_k" for layer in range(3)]
     assert names(lambda name: "hook_z" in name, stop_at_layer=1) == ["blocks.0.attn.hook_z"]
     one = tokens(LENGTH)[:1]
@@ -218,9 +238,14 @@ def test_patching(both, tokens, name):
     with torch.no_grad():
         for model in (both.ours, both.theirs):
             _, cache = model.run_with_cache(clean)
+            if name == "resid_mid" and not both.model.config.has_mid:
+                with pytest.raises(SiteNotRecorded if model is both.ours else KeyError, match="hook_resid_mid"):
+                    patching.get_act_patch_resid_mid(model, corrupted, cache, metric)
+                continue
             found.append(getattr(patching, f"get_act_patch_{name}")(model, corrupted, cache, metric))
-    close(*found)
-    assert found[0].std() > 100 * EXACT
+    if found:
+        close(*found)
+        assert found[0].std() > 100 * EXACT
 
 
 @pytest.mark.parametrize("component", ["q", "k", "v"])
@@ -257,18 +282,26 @@ def test_detect_head(both, pattern, options):
 
 
 def test_what_a_cache_computes(both, tokens):
+    of_mlp = {"mlp_input": both.model.config.has_mid}
+    direction = torch.randn(32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
     def all_of(model):
         with torch.no_grad():
             _, cache = model.run_with_cache(tokens(LENGTH))
             yield from cache.decompose_resid(return_labels=True)
-            yield from cache.decompose_resid(2, mlp_input=True, mode="attn", pos_slice=-1, return_labels=True)
-            yield from cache.decompose_resid(2, mlp_input=True, apply_ln=True, pos_slice=-1, return_labels=True)
+            yield from cache.decompose_resid(2, **of_mlp, mode="attn", pos_slice=-1, return_labels=True)
+            yield from cache.decompose_resid(2, **of_mlp, apply_ln=True, pos_slice=-1, return_labels=True)
+            yield from cache.decompose_resid(2, mlp_input=True, mode="mlp", pos_slice=-1, return_labels=True)
             yield from cache.stack_head_results(incl_remainder=True, apply_ln=True, return_labels=True)
             yield from cache.stack_head_results(layer=2, pos_slice=-1, return_labels=True)
-            yield from cache.accumulated_resid(incl_mid=True, return_labels=True)
+            yield from cache.accumulated_resid(incl_mid=both.model.config.has_mid, return_labels=True)
             yield from cache.stack_neuron_results(2, pos_slice=-1, incl_remainder=True, return_labels=True)
             yield from cache.get_full_resid_decomposition(expand_neurons=True, pos_slice=-1, return_labels=True)
+            yield from cache.get_full_resid_decomposition(2, **of_mlp, apply_ln=True, pos_slice=-1, return_labels=True)
             yield cache.get_neuron_results(1, pos_slice=-1)
+            if both.family != "phi":
+                yield cache.apply_ln_to_stack(cache.decompose_resid(2), 2, mlp_input=True)
+                yield cache.stack_neuron_results(2, apply_ln=True, mlp_input=True, project_output_onto=direction)
 
     for ours, theirs in zip(list(all_of(both.ours)), list(all_of(both.theirs)), strict=True):
         if isinstance(ours, list):
@@ -288,12 +321,47 @@ def test_the_parts_of_a_cache_add_up_to_the_logits(both, tokens):
     close(both.ours.unembed(normed), logits)
 
 
+@pytest.mark.parametrize("both", ["neox", "phi"], indirect=True)
+def test_in_parallel_layers_the_stream_between_attention_and_mlp_is_missing_and_said_to_be(both, tokens):
+    """The bridge adds what attention writes to what it says that the MLP reads."""
+    from transformer_lens.tools.analysis import direct_logit_attribution, logit_lens
+
+    prompts, absent = tokens(LENGTH), (SiteNotRecorded, UnknownName)
+    _, whole = both.ours.run_with_cache(prompts)
+    for cache in (whole, whole.apply_slice_to_batch_dim(slice(0, 1))):
+        for asks in (
+            lambda cache: cache["resid_mid", 1],
+            lambda cache: cache.accumulated_resid(incl_mid=True),
+            lambda cache: cache.accumulated_resid(1, mlp_input=True),
+            lambda cache: cache.stack_neuron_results(1, incl_remainder=True, mlp_input=True),
+            lambda cache: cache.logit_lens(incl_mid=True),
+            lambda cache: logit_lens(both.ours, prompts, incl_mid=True),
+            lambda cache: direct_logit_attribution(both.ours, prompts, TARGET, unit="layer"),
+        ):
+            with pytest.raises(absent, match=f"hook_resid_mid.*{NO_MID}"):
+                asks(cache)
+        for asks in (
+            lambda cache: cache.decompose_resid(1, mlp_input=True),
+            lambda cache: cache.decompose_resid(1, True, "attn", True),
+            lambda cache: cache.get_full_resid_decomposition(1, mlp_input=True),
+            lambda cache: cache.get_full_resid_decomposition(1, mlp_input=True, expand_neurons=False),
+        ):
+            with pytest.raises(UnsupportedModel, match="mlp_input=True would add what the layer's attention writes"):
+                asks(cache)
+        read = cache.apply_ln_to_stack(cache.decompose_resid(1), 1, mlp_input=True)
+        close(read.sum(0), cache["blocks.1.ln2.hook_normalized"])
+
+
 @pytest.mark.parametrize("against", [None, AGAINST, str(AGAINST)])
 @pytest.mark.parametrize("unit", ["component", "layer", "head"])
 @pytest.mark.parametrize("position", [-1, None])
 def test_direct_logit_attribution(both, tokens, unit, against, position):
     from transformer_lens.tools.analysis import direct_logit_attribution
 
+    if unit == "layer" and not both.model.config.has_mid:  # what it asks for does not exist
+        with pytest.raises(KeyError, match="hook_resid_mid"):
+            direct_logit_attribution(both.folded, tokens(LENGTH), TARGET, unit=unit)
+        return
     found = [
         direct_logit_attribution(model, tokens(LENGTH), TARGET, against, unit=unit, pos=position)
         for model in (both.ours, both.folded)
@@ -326,7 +394,8 @@ LENSES = {
 def test_logit_lens(both, tokens, name):
     from transformer_lens.tools.analysis import logit_lens
 
-    ours, theirs = (logit_lens(model, tokens(LENGTH), **LENSES[name]) for model in (both.ours, both.theirs))
+    options = {**LENSES[name], "incl_mid": "incl_mid" in LENSES[name] and both.model.config.has_mid}
+    ours, theirs = (logit_lens(model, tokens(LENGTH), **options) for model in (both.ours, both.theirs))
     assert ours.labels == theirs.labels
     close(ours.values, theirs.values)
     close(ours.readout.entropy, theirs.readout.entropy)
@@ -359,8 +428,17 @@ def test_attribution_patching(both, tokens, granularity):
             with pytest.raises(ValueError, match="n_key_value_heads=2"):
                 attribution_patch(*arguments)
             return
+        if granularity == "edge" and both.family == "phi" and model is both.theirs:
+            with pytest.raises(ValueError, match="hook_mlp_in"):
+                attribution_patch(*arguments)
+            continue
         found.append(attribution_patch(*arguments))
-    ours, theirs = found
+    if granularity == "edge":  # the edges that leave a node add up to its own effect
+        nodes = attribution_patch(both.ours, clean, corrupted, metric).node_scores
+        sums = found[0].node_scores
+        assert set(nodes) == set(sums)
+        close(torch.tensor([nodes[node] for node in sums]), torch.tensor(list(sums.values())))
+    ours, theirs = found[0], found[-1]
     for scores in ("node_scores", "edge_scores"):
         one, other = getattr(ours, scores), getattr(theirs, scores)
         assert list(one) == list(other)
@@ -382,7 +460,7 @@ def test_attribution_patching_needs_no_trainable_weights(both, tokens):
     assert found == expected
 
 
-@pytest.mark.parametrize("both", ["gpt2"], indirect=True)
+@pytest.mark.parametrize("both", ["gpt2", "neox"], indirect=True)
 @pytest.mark.parametrize("ablation", ["corrupt", "mean"])
 def test_faithfulness_of_a_circuit(both, tokens, ablation):
     from transformer_lens.tools.analysis import (
@@ -420,6 +498,8 @@ def switched_on(both):
 
 @pytest.mark.parametrize("site", DERIVED)
 def test_values_that_no_pass_makes_are_read_and_changed_as_on_the_bridge(both, tokens, switched_on, site):
+    if both.family == "phi" and site == "hook_mlp_in":
+        pytest.skip("the bridge of Phi does not make it")
     name = f"blocks.1.{site}"
     with torch.no_grad():
         _, cache = both.ours.run_with_cache(tokens(LENGTH), names_filter=[name])
