@@ -76,7 +76,8 @@ def _before_and_after(chosen: Selection, target: int, against: int) -> None:
     said = [float(recording["logits"][0, -1, target] - recording["logits"][0, -1, against]) for recording in recordings]
     text = f"{names[0]} stands {said[0]:+.2f} logits above {names[1]}"
     if not chosen.taken_out:
-        st.markdown(f"{text}. Nothing is taken out yet: choose heads and MLPs in the sidebar, or click them below.")
+        parts = "heads and MLPs" if chosen.model.config.d_mlp else "heads"
+        st.markdown(f"{text}. Nothing is taken out yet: choose {parts} in the sidebar, or click them below.")
         return
     st.markdown(f"{text} in the whole model, and {said[1]:+.2f} without {', '.join(map(part_name, chosen.taken_out))}.")
 

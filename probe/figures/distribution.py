@@ -27,7 +27,7 @@ def next_token_bars(distribution: NextTokens, *, theme: ThemeName = "light") -> 
     )
     themed(figure, look, title="What comes next", height=90 + 28 * n)
     room_for_text = 1.15 * float(distribution.probabilities[0])
-    figure.update_xaxes(title_text="probability", tickformat=".0%", range=[0.0, room_for_text])
+    figure.update_xaxes(title_text="probability", tickformat="~%", range=[0.0, room_for_text])
     figure.update_yaxes(
         title_text="candidate token",
         tickmode="array",
@@ -69,7 +69,7 @@ def next_token_change(before: NextTokens, after: NextTokens, *, theme: ThemeName
     most = max(float(before.probabilities.max()), float(after.probabilities.max()))
     legend_below(figure)
     figure.update_layout(bargap=0.2)
-    figure.update_xaxes(title_text="probability", tickformat=".0%", range=[0.0, 1.15 * most])
+    figure.update_xaxes(title_text="probability", tickformat="~%", range=[0.0, 1.15 * most])
     figure.update_yaxes(
         title_text="candidate token", tickmode="array", tickvals=places, showgrid=False,
         ticktext=[token_label(text) for text in texts], range=[len(order) - 0.5, -0.5],

@@ -18,7 +18,7 @@ from probe.metrics import Measure
 from probe.pieces import Pieces
 from probe.plan import flops_per_second
 from probe.prompts import PromptBatch
-from probe.shown import Shown, Summary
+from probe.shown import Shown, Summary, count
 
 if TYPE_CHECKING:
     import pandas
@@ -58,7 +58,8 @@ class SweepPlan(Shown):
 
     def __str__(self) -> str:
         return (
-            f"{self.rows:,} edited passes in {self.batches:,} batches, at most {self.bytes / 1e6:,.0f} MB, "
+            f"{count(self.rows, 'edited pass', 'edited passes')} in {count(self.batches, 'batch', 'batches')}, "
+            f"at most {self.bytes / 1e6:,.0f} MB, "
             f"{self.flops / 1e12:,.2f} TFLOP, about {self.seconds:,.0f} s"
         )
 
