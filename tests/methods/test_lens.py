@@ -38,9 +38,10 @@ def test_the_last_place_is_the_models_own_prediction(model):
     assert bool((readout.final_ranks[-1] == 1).all())
 
 
-def test_every_number_is_that_of_brute_force(model):
+@pytest.mark.parametrize("sites", [None, ["resid_mid"]], ids=["all", "not the last place"])
+def test_every_number_is_that_of_brute_force(model, sites):
     recording = record(model, tiny_tokens())
-    readout = logit_lens(model, recording, watch=[7, 3], top=4)
+    readout = logit_lens(model, recording, sites=sites, watch=[7, 3], top=4)
     final = brute_force(model, recording["resid_post", -1])
     near = {"atol": 2e-4, "rtol": 1e-4}  # log-probabilities reach -100 in these models; float32 against float64
     for index, place in enumerate(readout.places):
