@@ -163,9 +163,9 @@ class GPTConfig:
     def __post_init__(self) -> None:
         if self.n_kv_heads is None:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
+        check_fields(self)
         if self.d_vocab_out == self.d_vocab:  # one spelling, so that equal models have equal configs
             object.__setattr__(self, "d_vocab_out", None)
-        check_fields(self)
         for name in SIZES:
             size, least = getattr(self, name), 0 if name == "d_mlp" else 1
             if size is None:
