@@ -98,10 +98,9 @@ class NoNorm(nn.Module):
     def __init__(self, config: GPTConfig, size: int | None = None):
         super().__init__()
         self.gain: Tensor
-        ones = torch.empty(
-            config.d_model if size is None else size, device="cpu"
-        )  # on no meta device: no file would fill it
-        self.register_buffer("gain", ones, persistent=False)
+        size = config.d_model if size is None else size
+        # On the CPU even where shapes alone are made (meta): no file has it, so nothing would fill it.
+        self.register_buffer("gain", torch.empty(size, device="cpu"), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

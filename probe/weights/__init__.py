@@ -108,9 +108,8 @@ def _may_be_on_the_hub(source: str | Path) -> bool:
     """``organisation/model``, unless something says that a path was meant: an ending, or a folder of that name here."""
     if not isinstance(source, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source):
         return False
-    return (
-        Path(source).suffix not in (".gguf", ".safetensors", ".bin", ".pt", ".pth") and not Path(source).parent.exists()
-    )
+    endings = (".gguf", ".safetensors", ".bin", ".pt", ".pth")
+    return Path(source).suffix not in endings and not Path(source).parent.exists()
 
 
 def _loader(path: Path, config: Any) -> Callable[..., GPT]:

@@ -14,7 +14,7 @@ from probe.weights._tensors import (
     TensorSource,
     check_shapes,
     checked_tensor,
-    first_of,
+    other_tensors,
     own_copy,
     set_parameter,
 )
@@ -102,11 +102,10 @@ def _check_names(model: GPT, names: dict[str, str], wanted: dict[str, Stored], f
     missing = [name for name in wanted if name not in names]
     surplus = [names[name] for name in names if name not in allowed]
     if missing or surplus:
-        faults = [f"{first_of(missing)} missing"] * bool(missing) + [f"{first_of(surplus)} surplus"] * bool(surplus)
         hint = ""
         if missing == [unembedding]:
             hint = "; if the unembedding is the embedding, config.json must say tie_word_embeddings = true"
-        raise BrokenFile(f"{where}: the tensors do not fit config.json: {'; '.join(faults)}{hint}")
+        raise other_tensors(where, "config.json", missing, surplus, hint)
 
 
 def _check_tied(source: TensorSource, names: dict[str, str], family: Family, where: str) -> None:

@@ -16,6 +16,7 @@ from probe.json_files import read_object
 from probe.weights._tensors import CONFIG
 
 ENDINGS = (".pt", ".pth")
+"""Of files that torch saved."""
 REQUIRED = ("n_layers", "d_model", "d_head")
 """Settings that every such config has, and no config.json of Hugging Face."""
 NORMS = {None: "none", "LN": "layer", "LNPre": "layer", "RMS": "rms", "RMSPre": "rms"}
@@ -32,10 +33,10 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 NEUTRAL: dict[str, Any] = {
     "attention_dir": "causal",
+    "clip_qkv": None,
     "experts_per_token": None,
     "final_rms": False,
     "load_in_4bit": False,
-    "clip_qkv": None,
     "num_experts": None,
     "post_embedding_ln": False,
     "relative_attention_max_distance": None,
@@ -49,8 +50,6 @@ NEUTRAL: dict[str, Any] = {
     "use_yarn_rope": False,
 }
 """Settings that change what is computed in ways that are not followed, with the value of each that does not."""
-
-
 PLAIN = (type(None), bool, int, float, str)
 """Types of settings that are compared with others."""
 

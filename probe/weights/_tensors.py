@@ -16,6 +16,7 @@ from probe.gpt import GPT
 CONFIG = "config.json"
 """The file in a folder that says which model its weights are of."""
 STORED_AS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Types of plain numbers."""
 
 
 @runtime_checkable
@@ -134,7 +135,13 @@ def set_parameter(model: GPT, name: str, value: Tensor) -> None:
     setattr(model.get_submodule(module), leaf, nn.Parameter(value))
 
 
-def first_of(names: list[str]) -> str:
+def other_tensors(where: str, config: str, missing: list[str], surplus: list[str], hint: str = "") -> BrokenFile:
+    """The error that names the tensors that are missing, and those that no model of this config has."""
+    faults = [f"{_first_of(missing)} missing"] * bool(missing) + [f"{_first_of(surplus)} surplus"] * bool(surplus)
+    return BrokenFile(f"{where}: the tensors do not fit {config}: {'; '.join(faults)}{hint}")
+
+
+def _first_of(names: list[str]) -> str:
     """``3 tensors (a, b, c)``, of many only the first few."""
     shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     return f"{len(names)} tensor{'s' * (len(names) != 1)} ({shown})"

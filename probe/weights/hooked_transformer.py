@@ -35,7 +35,7 @@ from probe.weights._tensors import (
     check_shapes,
     checked_tensor,
     empty_model,
-    first_of,
+    other_tensors,
     own_copy,
     set_parameter,
 )
@@ -268,8 +268,7 @@ def _check_names(tensors: TensorSource, expected: Mapping[str, Any], where: str)
     missing = [name for name in expected if name not in tensors.shapes]
     surplus = [name for name in tensors.shapes if name not in expected and not name.endswith(NO_WEIGHTS)]
     if missing or surplus:
-        faults = [f"{first_of(missing)} missing"] * bool(missing) + [f"{first_of(surplus)} surplus"] * bool(surplus)
-        raise BrokenFile(f"{where}: the tensors do not fit the config: {'; '.join(faults)}")
+        raise other_tensors(where, "the config", missing, surplus)
 
 
 def _wanted(model: GPT, checkpoint: Checkpoint) -> Iterator[HookedTensor]:
@@ -278,9 +277,8 @@ def _wanted(model: GPT, checkpoint: Checkpoint) -> Iterator[HookedTensor]:
         **dict.fromkeys(("W_Q", "W_K", "W_V"), "reads"), "W_O": "writes", **dict.fromkeys(("b_Q", "b_K", "b_V"), "bias")
     }  # fmt: skip
     folded = {"ln1", "ln2", "ln_final"} if checkpoint.folded else set()
-    if (
-        checkpoint.folded or model.config.norm != "layer"
-    ):  # the norm of neurons has a gain only where all are LayerNorms
+    # The norm of neurons has a gain only where all norms are LayerNorms.
+    if checkpoint.folded or model.config.norm != "layer":
         folded.add("ln")
     for ours, _ in model.named_parameters():
         module, leaf = ours.rsplit(".", 1)

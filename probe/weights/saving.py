@@ -17,8 +17,9 @@ from probe.gpt import GPT
 from probe.store import make_beside
 from probe.weights._hf_config import write_config
 from probe.weights._hf_tensors import their_tensors
+from probe.weights._tensors import CONFIG
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 OF_THE_OLD_MODEL = (
     "tokenizer*",
     "vocab.json",
