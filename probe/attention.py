@@ -135,11 +135,14 @@ class Attention(nn.Module):
         """The same in one kernel that never holds the scores; it agrees to rounding."""
         n_query, n_key, group = q.shape[1], k.shape[1], self.n_heads // self.kv_heads
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        if group > 1:
+        grouped = group > 1 and q.device.type == "cpu"  # elsewhere not every kernel knows groups
+        if group > 1 and not grouped:
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         causal = n_query == n_key and (self.window is None or self.window >= n_key)
         mask = None if causal else visible_keys(n_query, n_key, self.window, q.device)
-        z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale)
+        z = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=grouped
+        )
         return z.transpose(1, 2)
 
 

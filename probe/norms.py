@@ -141,7 +141,7 @@ class Unchanged(nn.Module):
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Norms and softmax lose too much in half precision; float64 stays float64."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 NORMS: dict[str, Callable[..., nn.Module]] = {
