@@ -3,12 +3,13 @@
 import functools
 import hashlib
 import json
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probe.gpt import GPT
 
@@ -34,7 +35,7 @@ def fingerprint(model: GPT) -> str:
     not count, go unseen); a model's device does not matter.
     """
     try:
-        state = tuple((weight.data_ptr(), weight._version) for weight in model.parameters())
+        state = tuple((weight.data_ptr(), weight._version) for weight in _weights(model))
     except RuntimeError:  # made in inference mode: of such weights torch counts no writes at all
         return _fingerprint(model)
     known = _known.get(model)
@@ -42,6 +43,14 @@ def fingerprint(model: GPT) -> str:
         known = (state, _fingerprint(model))
         _known[model] = known
     return known[1]
+
+
+def _weights(module: nn.Module) -> Iterator[nn.Parameter]:
+    """`parameters()` without its names and its search for doubles: a third of its time, in every call of `record`."""
+    yield from (weight for weight in module._parameters.values() if weight is not None)
+    for child in module._modules.values():
+        if child is not None:
+            yield from _weights(child)
 
 
 def _fingerprint(model: GPT) -> str:

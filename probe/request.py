@@ -22,8 +22,8 @@ from probe.sites import (
     AFTER_BLOCKS,
     BEFORE_BLOCKS,
     check_layers,
-    describe_site,
     find_sites,
+    site_dims,
     site_list,
     site_names,
     split_name,
@@ -216,7 +216,8 @@ def _with_heads(config: GPTConfig, names: Sequence[str], heads: Indices, chosen:
     keep: dict[str, Selection] = {}
     shared: dict[tuple[int, ...] | None, Selection] = {}
     for name in names:
-        has_heads = "head" in describe_site(name).dims or "kv_head" in describe_site(name).dims
+        dims = site_dims(name)
+        has_heads = "head" in dims or "kv_head" in dims
         of_site = check_heads(config, name, heads) if has_heads else None
         if of_site not in shared:
             shared[of_site] = dataclasses.replace(chosen, heads=of_site)

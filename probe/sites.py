@@ -160,6 +160,11 @@ def post_scales(config: GPTConfig) -> list[str]:
 @checked
 def site_names(config: GPTConfig) -> tuple[str, ...]:
     """Every name that a whole pass of this model emits, in the order in which the values are made."""
+    return _site_names(config)
+
+
+@functools.lru_cache(maxsize=100)  # of a few tokens, a pass is so quick that hundreds of names cost a tenth of it
+def _site_names(config: GPTConfig) -> tuple[str, ...]:
     before = [site.suffix for site in BEFORE_BLOCKS if site.exists(config)]
     block = [site.suffix for site in IN_BLOCK if site.exists(config)]
     after = [site.suffix for site in AFTER_BLOCKS if site.exists(config)]
@@ -187,7 +192,12 @@ def describe_site(name: str) -> Site:
     Raises:
         UnknownName: neither; the message offers the nearest.
     """
-    layer, suffix = split_name(name)
+    return _described(_text(name))
+
+
+@functools.lru_cache(maxsize=10_000)  # one call of `record` asks for the same few hundred names again and again
+def _described(name: str) -> Site:
+    layer, suffix = _split(name)
     found = _SUFFIX.get(suffix) or _SHORT.get(name)
     if found is None or (name != found.short and (layer is not None) != (found in IN_BLOCK)):
         raise unknown_name("site", name, [*_SHORT, *(f"blocks.0.{site.suffix}" for site in IN_BLOCK)])
@@ -196,12 +206,16 @@ def describe_site(name: str) -> Site:
 
 def split_name(name: str) -> tuple[int | None, str]:
     """'blocks.3.attn.hook_z' -> (3, 'attn.hook_z'); 'hook_embed' -> (None, 'hook_embed')."""
+    return _split(_text(name))
+
+
+def _text(name: str) -> str:
     if not isinstance(name, str):
         raise UnknownName(f"site {name!r}: expected a name, such as 'z' or 'blocks.0.attn.hook_z'")
-    return _split(name)
+    return name
 
 
-@functools.lru_cache(maxsize=10_000)  # one call of `record` asks for the same few hundred names again and again
+@functools.lru_cache(maxsize=10_000)
 def _split(name: str) -> tuple[int | None, str]:
     parts = name.split(".", 2)
     if len(parts) == 3 and parts[0] == "blocks" and parts[1].isdecimal():
