@@ -306,7 +306,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def check_tokens(config: GPTConfig, tokens: Tensor, *, seen: int = 0) -> None:
     """Raise unless the tokens can be run: integers (batch, pos) in the vocabulary, that fit the context.
 
-    Ids on an accelerator are not looked at, since that would wait for it; `record` checks them before they go there.
+    Ids on an accelerator are not looked at, since that would wait for it (`record` checks them before they go there),
+    nor those of a pass that `torch.compile` follows, whose kernels check them.
     """
     if (
         not isinstance(tokens, Tensor)
@@ -322,7 +323,7 @@ def check_tokens(config: GPTConfig, tokens: Tensor, *, seen: int = 0) -> None:
         raise BadPrompt(f"tokens: no token to run in shape {tuple(tokens.shape)}")
     if seen + tokens.shape[1] > config.n_ctx:
         raise BadPrompt(f"prompt of {seen + tokens.shape[1]} tokens: this model's context holds {config.n_ctx}")
-    if tokens.device.type == "cpu":
+    if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
         for token in (int(tokens.min()), int(tokens.max())):
             if not 0 <= token < config.d_vocab:
                 raise OutOfRange(f"token id {token}: this model's vocabulary has ids 0 to {config.d_vocab - 1}")
