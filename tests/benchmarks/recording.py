@@ -1,6 +1,8 @@
 """What keeping values costs: everything, residual streams, one layer's patterns; and what is left alive afterwards."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ def measure(setting: Setting) -> Iterator[Measured]:
         yield from everything(setting, n_pos)
         yield from residuals(setting, n_pos)
         yield from one_pattern(setting, n_pos)
+    if setting.device == "cpu":
+        yield from thin(setting)
     yield from alive(setting)
 
 
@@ -113,6 +117,50 @@ def one_pattern(setting: Setting, n_pos: int) -> Iterator[Measured]:
         f"record one layer's patterns, {n_pos} tokens", "TransformerLens", ours, theirs, setting,
         same=against_cache("pattern", layers=[layer]), tolerance=RELATIVE, bar=1.0,
     )  # fmt: skip
+
+
+def thin(setting: Setting) -> Iterator[Measured]:
+    """As many layers, so narrow that their arithmetic takes no time: what is left is the calls, which is what a GPU
+    waits for when it is given one short prompt."""
+    (n_pos,) = setting.lengths(16)
+    narrow = Narrow(setting.source, setting.device, setting.quick, setting.budget)
+    model, bridge, tokens = narrow.model, narrow.rivals.transformer_lens, narrow.tokens(n_pos)
+
+    def ours():
+        return probe.record(model, tokens)
+
+    @torch.no_grad()
+    def nothing():
+        return model(tokens)
+
+    @torch.no_grad()
+    def transformer_lens():
+        return bridge.run_with_cache(tokens)[1]
+
+    case = f"record everything, {n_pos} tokens, layers of no width"
+    yield compare(
+        case, "our plain pass", ours, nothing, narrow,
+        same=lambda mine, logits: largest_difference(mine.logits, logits), tolerance=LOGITS,
+    )  # fmt: skip
+    yield compare(
+        case, "TransformerLens", ours, transformer_lens, narrow, same=against_cache("resid_post", "pattern"),
+        tolerance=RELATIVE, bar=1 / 3,
+    )  # fmt: skip
+
+
+class Narrow(Setting):
+    """The model's layers and heads, of eight dimensions each, drawn at random."""
+
+    @cached_property
+    def model(self) -> probe.GPT:
+        """Ours."""
+        whole = super().model
+        d_head = 8
+        config = dataclasses.replace(
+            whole.config, d_model=whole.config.n_heads * d_head, d_head=d_head, d_mlp=8 * d_head, rotary_dim=None
+        )
+        torch.manual_seed(0)
+        return probe.GPT(config, tokenizer=whole.tokenizer, name=f"{whole.name}, narrow")
 
 
 def alive(setting: Setting) -> Iterator[Measured]:
