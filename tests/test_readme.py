@@ -47,6 +47,13 @@ def commands() -> str:
     return "\n".join([*fenced("sh"), *re.findall(r"`([^`\n]+)`", README)])
 
 
+def test_every_link_within_the_readme_leads_to_a_heading():
+    headings = re.findall(r"(?m)^#+ (.*)$", re.sub(r"(?ms)^```.*?^```$", "", README))
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    linked = set(re.findall(r"\]\(#([^)]*)\)", README))
+    assert len(linked) > 10 and linked <= anchors
+
+
 def test_every_make_target_of_the_readme_exists():
     targets = set(re.findall(r"(?m)^([a-z][a-z-]*):", (ROOT / "Makefile").read_text("utf-8")))
     named = set(re.findall(r"\bmake ([a-z][a-z-]*)", commands()))
