@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from probe.gpt import GPT
 
-_SAMPLES = 64
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _known: WeakKeyDictionary[GPT, tuple[tuple[tuple[int, int], ...], str]] = WeakKeyDictionary()
 
@@ -29,10 +28,11 @@ def provenance(model: GPT) -> dict[str, Any]:
 
 
 def fingerprint(model: GPT) -> str:
-    """16 hex digits that tell models apart: config, and of each weight matrix the sum of its bits and a few values.
+    """16 hex digits that tell models apart: config, and the sums of the bits of each row and each column of a weight.
 
-    Changing any one weight changes the sum. Kept until a weight is written to (writes through `.data`, which torch does
-    not count, go unseen); a model's device does not matter.
+    Changing one weight changes two of the sums; exchanging two rows, or two columns, changes their order. Kept until a
+    weight is written to (writes through `.data`, which torch does not count, go unseen); a model's device does not
+    matter.
     """
     try:
         state = tuple((weight.data_ptr(), weight._version) for weight in _weights(model))
@@ -56,13 +56,18 @@ def _weights(module: nn.Module) -> Iterator[nn.Parameter]:
 def _fingerprint(model: GPT) -> str:
     digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
     for name, parameter in model.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} {_checksum(parameter.detach())}".encode())
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        for sums in _checksums(parameter.detach()):
+            digest.update(sums.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _checksum(weight: Tensor) -> list[int]:
-    bits = weight.contiguous().view(_BITS[weight.element_size()]).flatten()
-    return [int(bits.sum(dtype=torch.int64)), *bits[:: max(1, len(bits) // _SAMPLES)].tolist()]
+def _checksums(weight: Tensor) -> tuple[Tensor, ...]:
+    bits = weight.contiguous().view(_BITS[weight.element_size()])
+    if bits.ndim < 2:
+        return (bits,)
+    precise = torch.int64 if bits.dtype == torch.int64 else torch.int32  # modulo 2^32: ten times as fast as in int64
+    return bits.sum(0, dtype=precise), bits.sum(1, dtype=precise)
 
 
 @functools.cache  # it reads a file

@@ -265,6 +265,15 @@ def test_one_changed_weight_changes_the_fingerprint(model):
     assert probe.record(model, "abc", sites=[]).manifest["fingerprint"] != before
 
 
+def test_exchanged_rows_or_columns_change_the_fingerprint(model):
+    for dim in (0, 1):
+        before = probe.record(model, "abc", sites=[]).manifest["fingerprint"]
+        with torch.no_grad():
+            weight = model.embed.W_E if dim == 0 else model.blocks[1].mlp.W_in.t()
+            weight[[3, 6]] = weight[[6, 3]]
+        assert probe.record(model, "abc", sites=[]).manifest["fingerprint"] != before
+
+
 def test_reading_what_was_not_kept_says_how_to_keep_it(model):
     rec = probe.record(model, "abc", sites=["z"], layers=[1])
     with pytest.raises(SiteNotRecorded, match=r"record it with sites=\['q'\], layers=\[2\]"):
