@@ -86,10 +86,14 @@ class RotaryScaling:
         if self.kind == "longrope" and (self.short_factor is None or self.long_factor is None):
             raise UnsupportedModel("rotary scaling 'longrope' needs short_factor and long_factor")
 
-    @property
-    def depends_on_length(self) -> bool:
-        """Whether the frequencies of a prompt depend on how long it is."""
-        return self.kind in ("dynamic", "longrope")
+    def differs(self, n_tokens: int, others: int) -> bool:
+        """Whether a text of so many tokens is turned by other angles than a text of so many others."""
+        if self.kind not in ("dynamic", "longrope"):
+            return False
+        assert self.original_n_ctx is not None, "checked above"
+        if self.kind == "longrope":  # one set of angles up to there, another beyond
+            return (n_tokens > self.original_n_ctx) != (others > self.original_n_ctx)
+        return max(n_tokens, self.original_n_ctx) != max(others, self.original_n_ctx)
 
 
 @dataclass(frozen=True)

@@ -242,11 +242,14 @@ class Generation(Result):
 
     def _next_logits(self) -> Float[Tensor, " d_vocab"]:
         """Run what the cache has not seen: the prompt first, then one token each time."""
+        scaling = self._model.config.rotary_scaling
+        if self._cache is not None and scaling is not None and scaling.differs(self._cache.length, len(self.ids)):
+            self._cache, self._effects = None, []  # with one token more, all turn by other angles: begin again
         if self._cache is None:
             room = len(self.prompt) + self._settings.max_tokens
             self._cache = KeyValueCache(min(room, self._model.config.n_ctx))
         new, seen = tuple(self.ids[self._cache.length :]), self._cache.length
-        here = _within(self._settings.interventions, len(new), seen)
+        here = _within(self._settings.interventions, len(new), seen, len(self.prompt))
         request = dataclasses.replace(
             self._request,
             lengths=(len(new),),
@@ -355,18 +358,18 @@ def _plan(model: GPT, interventions: Iterable[Intervention], n_new: int, seen: i
     return plan_edits(model.config, interventions, lengths=(n_new,), run=site_names(model.config), seen=seen)
 
 
-def _within(interventions: Sequence[Intervention], n_new: int, seen: int) -> dict[int, Intervention]:
+def _within(interventions: Sequence[Intervention], n_new: int, seen: int, n_prompt: int) -> dict[int, Intervention]:
     """Those that mean one of the new tokens, by number; their positions counted from the first of these."""
-    found = {}
+    found, newest = {}, range(max(n_prompt - 1 - seen, 0), n_new)  # several where earlier tokens are run again
     for number, one in enumerate(interventions):
         positions = _positions(one)
         if positions is None:
             found[number] = one
             continue
-        wanted = [n_new - 1 if position == -1 else position - seen for position in positions]
-        local = [position for position in wanted if 0 <= position < n_new]
+        named = {position - seen for position in positions if position != -1}
+        local = named.intersection(range(n_new)).union(newest if -1 in positions else ())
         if local:
-            found[number] = dataclasses.replace(one, where={**one.where, "positions": local})
+            found[number] = dataclasses.replace(one, where={**one.where, "positions": sorted(local)})
     return found
 
 
@@ -390,7 +393,7 @@ def _check_interventions(model: GPT, settings: Settings, n_prompt: int) -> None:
     later = {position for one in settings.interventions for position in _positions(one) or () if position >= n_prompt}
     steps = sorted(later | {n_prompt}) if n_run > n_prompt else []
     for n_new, seen in [(n_prompt, 0), *((1, position) for position in steps)]:
-        _plan(model, _within(settings.interventions, n_new, seen).values(), n_new, seen)
+        _plan(model, _within(settings.interventions, n_new, seen, n_prompt).values(), n_new, seen)
 
 
 def _check_room(model: GPT, prompt: Sequence[int]) -> None:

@@ -224,7 +224,12 @@ class GPT(NamedWeights, nn.Module):
     ) -> Resid:
         """The residual stream after `stop_after_layer` (None: the last), from the one before `start_at_layer`."""
         seen, n_pos = (0 if cache is None else cache.length), resid.shape[1]
-        turn = None
+        scaling, turn = self.config.rotary_scaling, None
+        if seen and scaling is not None and scaling.differs(seen, seen + n_pos):
+            raise BadPrompt(
+                f"cache: the {seen} tokens that it has seen would be turned by other angles in a text of "
+                f"{seen + n_pos} (rotary scaling {scaling.kind!r}); run the whole text without it"
+            )
         if self.config.positions == "rotary":
             positions = torch.arange(seen, seen + n_pos, device=resid.device)[None]
             turn = rotary_turn(self.config, positions, resid.dtype, seen + n_pos)

@@ -132,6 +132,16 @@ def check_predicted(config: GPTConfig, prompts: Iterable[Sequence[int]]) -> None
                 )
 
 
+def check_lengths_together(config: GPTConfig, lengths: Sequence[int]) -> None:
+    """Raise BadPrompt for prompts that cannot share a batch: some rotary scaling turns longer ones by other angles."""
+    scaling, shortest, longest = config.rotary_scaling, min(lengths), max(lengths)
+    if scaling is not None and scaling.differs(shortest, longest):
+        raise BadPrompt(
+            f"prompts of {shortest} to {longest} tokens: beyond {scaling.original_n_ctx} this model's "
+            f"{scaling.kind!r} positions depend on the length of the prompt; run prompts of different lengths apart"
+        )
+
+
 def _rows_of(tokenizer: TokenizerLike | None, prompts: Prompts) -> list[list[int]]:
     if isinstance(prompts, Tensor):
         return _rows_of_tensor(prompts)

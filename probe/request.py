@@ -15,7 +15,7 @@ from probe.devices import read_device, read_dtype
 from probe.errors import BadPrompt, BadShape, OutOfRange, ProbeError, UnknownName, check_index
 from probe.gpt import GPT
 from probe.interventions import Edits, Intervention, contains_nan, list_interventions, plan_edits
-from probe.prompts import PromptBatch, Prompts, read_prompts
+from probe.prompts import PromptBatch, Prompts, check_lengths_together, read_prompts
 from probe.reduction import Reduction, check_reduction
 from probe.selection import Indices, Selection, as_list, check_heads, select
 from probe.sites import (
@@ -94,7 +94,7 @@ def read_request(
     else:
         batch = read_prompts(config, model.tokenizer, prompts, document_start=document_start)
         lengths = batch.lengths
-    _check_lengths_together(config, lengths)
+    check_lengths_together(config, lengths)
 
     whole = stop_after_layer is None
     run = _sites_run(config, first, last, from_tokens=batch is not None, to_logits=whole)
@@ -160,19 +160,6 @@ def _read_resid(model: GPT, resid: Tensor) -> tuple[Tensor, list[int]]:
     if not torch.equal(missing, trailing) or contains_nan(resid[~missing]) or int(lengths.min()) == 0:
         raise BadShape("residual stream: holds NaN elsewhere than after the end of a prompt")
     return resid.masked_fill(missing[..., None], 0.0), lengths.tolist()
-
-
-def _check_lengths_together(config: GPTConfig, lengths: Sequence[int]) -> None:
-    """Two kinds of rotary scaling turn a long prompt by other angles, so one batch cannot hold both."""
-    scaling = config.rotary_scaling
-    if scaling is None or not scaling.depends_on_length or min(lengths) == max(lengths):
-        return
-    assert scaling.original_n_ctx is not None, "checked by RotaryScaling"
-    if max(lengths) > scaling.original_n_ctx:
-        raise BadPrompt(
-            f"prompts of {min(lengths)} to {max(lengths)} tokens: beyond {scaling.original_n_ctx} this model's "
-            f"{scaling.kind!r} positions depend on the length of the prompt; run prompts of different lengths apart"
-        )
 
 
 def _sites_run(config: GPTConfig, first: int, last: int, *, from_tokens: bool, to_logits: bool) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Generation against loops without a cache, without interventions' shortcuts, and against its own promises."""
 
+import dataclasses
 import threading
 
 import pytest
@@ -9,7 +10,7 @@ import probe
 from probe.attention import KeyValueCache
 from probe.errors import BadIntervention, BadPrompt, OutOfRange, UnknownName
 from probe.recording import record
-from tests.tiny import CONFIGS, tiny_model
+from tests.tiny import CONFIGS, LLAMA, tiny_model
 
 PROMPT = [3, 1, 4, 1, 5]
 ROUNDING = 1e-4  # between a pass with a cache and one without
@@ -252,6 +253,37 @@ def test_effects_are_summed_over_all_steps(model):
     everywhere, once = generation.effects
     assert everywhere.entries == 5 + 5  # the last token is not run
     assert once.entries == 1 and once.sites == ("blocks.2.hook_mlp_out",)
+
+
+SCALED = {
+    "dynamic": probe.RotaryScaling("dynamic", factor=2.0, original_n_ctx=8),
+    "longrope": probe.RotaryScaling(
+        "longrope", factor=4.0, original_n_ctx=8, short_factor=(1.0,) * 4, long_factor=(1.0, 2.0, 3.0, 4.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("scaling", SCALED.values(), ids=SCALED)
+def test_a_text_that_grows_beyond_the_original_context_is_that_of_a_loop_that_runs_the_whole_text(scaling):
+    """From there on, one token more turns all those before it by other angles."""
+    model = probe.GPT(dataclasses.replace(LLAMA, rotary_scaling=scaling))
+    model.load_state_dict(tiny_model("llama").state_dict())
+    vector = torch.linspace(-3, 3, 32)
+    steered = probe.add("resid_mid", vector, layer=0, positions=-1)
+    found = greedy(model, interventions=steered, n=8, listed="all")
+    ids = list(PROMPT)
+    for step in found.steps:
+        positions = list(range(len(PROMPT) - 1, len(ids)))
+        edited = probe.add("resid_mid", vector, layer=0, positions=positions)
+        expected = record(model, ids, sites=[], interventions=edited).logits[0, -1]
+        listed = step.distribution.logits[step.distribution.tokens.argsort()]
+        torch.testing.assert_close(listed, expected, atol=ROUNDING, rtol=0)
+        ids.append(step.token)
+    assert found.effects[0].entries == 8
+    cache = KeyValueCache(20)
+    model(torch.tensor([ids[:8]]), cache=cache)
+    with pytest.raises(BadPrompt, match="8 tokens that it has seen would be turned by other angles in a text of 9"):
+        model(torch.tensor([ids[8:9]]), cache=cache)
 
 
 def test_nothing_stays_on_the_model(model):

@@ -1,11 +1,13 @@
 """Logits -> numbers."""
 
+import dataclasses
+
 import pytest
 import torch
 
 import probe
 from probe.errors import BadPrompt
-from tests.tiny import tiny_model
+from tests.tiny import LLAMA, tiny_model
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -43,3 +45,11 @@ def test_loss_trains():
 
 def test_loss_of_a_float64_model_is_float64():
     assert probe.loss(tiny_model().double(), "abc").dtype == torch.float64
+
+
+def test_prompts_that_would_be_turned_by_other_angles_have_no_loss_together():
+    scaling = probe.RotaryScaling("dynamic", factor=2.0, original_n_ctx=8)
+    model = probe.GPT(dataclasses.replace(LLAMA, rotary_scaling=scaling))
+    probe.loss(model, [[1, 2, 3], [1, 2, 3, 4, 5, 6, 7, 8]])
+    with pytest.raises(BadPrompt, match="3 to 9 tokens: beyond 8"):
+        probe.loss(model, [[1, 2, 3], [1, 2, 3, 4, 5, 6, 7, 8, 9]])
