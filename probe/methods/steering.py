@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from probe.arguments import checked, several
+from probe.arguments import brief, checked, several
 from probe.contexts import WordsInContext
 from probe.errors import BadPrompt, BadShape, DifferentModel, OutOfRange, check_choice, check_index
 from probe.geometry import unit, without
@@ -270,8 +270,9 @@ class ErasureTest(Result):
 
     @property
     def p(self) -> float:
-        """The share of random directions whose removal leaves as little."""
-        return p_value(-self.erased.mean(), -self.random_erased.mean(-1))
+        """The share of random directions whose removal leaves as little of the difference, whichever way it goes."""
+        left, of_random = (values.mean(-1) / self.clean.mean() for values in (self.erased, self.random_erased))
+        return p_value(-left, -of_random)
 
     def summary(self) -> Summary:
         """What is left, and what it costs elsewhere."""
@@ -338,7 +339,7 @@ def erasure_test(
         raise OutOfRange(f"{len(prompts)} pairs of prompts, n_random={n_random}: expected at least 2 and 10")
     start = _starts(model, document_start)
     pair = token_ids(model, [target, against])
-    texts = _check_texts(model, [text for both in prompts for text in several("a pair of prompts", both)], start)
+    texts = _check_texts(model, [text for both in prompts for text in _two(both)], start)
     others = _check_texts(model, unrelated, start)
     sites = _sites_from(model, place, layers)
     eraser = _leace(direction) if erasure == "leace" else None
@@ -397,6 +398,13 @@ def _starts(model: GPT, document_start: bool | None) -> bool:
     if model.tokenizer is None:
         raise BadPrompt(f"{model.name} has no tokenizer, and prompts are text")
     return model.tokenizer.document_start_id is not None if document_start is None else document_start
+
+
+def _two(both: Sequence[str]) -> Sequence[str]:
+    found = several("a pair of prompts", both)
+    if len(found) != 2:
+        raise BadShape(f"a pair of prompts, {brief(found)}: expected two texts, got {len(found)}")
+    return found
 
 
 def _check_texts(model: GPT, texts: Sequence[str], start: bool) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import torch
 
 import probe
 from probe.contexts import words_in_context
-from probe.errors import BadPrompt, DifferentModel, OutOfRange, UnknownName
+from probe.errors import BadPrompt, BadShape, DifferentModel, OutOfRange, UnknownName
 from probe.methods.directions import fit_direction
 from probe.methods.steering import _leace, dose_curve, erasure_test
 from probe.words import from_arrays, word_vectors
@@ -140,6 +140,23 @@ def test_everywhere_but_at_position_0_nothing_is_left_along_the_direction():
     assert float(found.erased[0]) == pytest.approx(
         contrast(model, "ak al", [out]) - contrast(model, "ak am", [out]), abs=2e-4
     )
+
+
+def test_what_is_left_has_no_sign():
+    """Target and against exchanged: the same share is left, with the same p."""
+    model, direction = model_and_direction()
+    prompts = [("ak al", "ak am"), ("bm bn bo", "bm bn bp")]
+    one = erasure_test(model, direction, prompts, **OPTIONS)
+    other = erasure_test(model, direction, prompts, **{**OPTIONS, "target": " dl", "against": " dk"})
+    torch.testing.assert_close(one.clean, -other.clean)
+    assert one.left.value == pytest.approx(other.left.value) and one.p == other.p
+
+
+@pytest.mark.parametrize("prompts", [[("ak", "al", "am"), ("bk", "bl", "bm")], [("ak",), ("bk",)]])
+def test_a_pair_of_prompts_is_two(prompts, as_users_run_it):
+    model, direction = model_and_direction()
+    with pytest.raises(BadShape, match="expected two texts, got"):
+        erasure_test(model, direction, prompts, **OPTIONS)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # concept-erasure's
