@@ -3,6 +3,8 @@
 Random numbers come from a seed given by the caller, in float64 and on the CPU: the same seed gives the same numbers.
 """
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -59,15 +61,33 @@ def cohens_d(positive: Float[Tensor, "... n"], negative: Float[Tensor, "... m"])
 
 
 def bootstrap(statistic: Callable[[Tensor], Tensor], n: int, *, seed: int, n_resamples: int = 2000) -> Estimate:
-    """A statistic of n things with its percentile interval, from resampling the things with replacement.
+    """A statistic of n things with its expanded percentile interval, from resampling the things with replacement.
 
-    `statistic` gets indices (resample, n) and gives a number for each row. Source: Efron and Tibshirani (1993).
+    `statistic` gets indices (resample, n) and gives a number for each row. Sources: Efron and Tibshirani (1993);
+    `interval_ends`.
     """
     draws = torch.randint(n, (n_resamples, n), generator=torch.Generator().manual_seed(seed))
     value = statistic(torch.arange(n)[None])[0]
-    outside = (1 - CONFIDENCE) / 2
-    low, high = statistic(draws).double().quantile(torch.tensor([outside, 1 - outside], dtype=torch.float64)).tolist()
+    low, high = statistic(draws).double().quantile(interval_ends(n)).tolist()
     return Estimate(float(value), low, high)
+
+
+@functools.cache
+def interval_ends(n: int) -> Float[Tensor, "two"]:
+    """Which shares of the resamples of n things lie below the two ends of an interval.
+
+    Not 0.025 and 0.975: resamples of few things spread too little, by a factor of sqrt((n - 1) / n), and few things do
+    not tell how far they spread, which Student's t allows for. Of simulated means (normal noise) such intervals hold
+    the truth in 94 to 96 % from 8 things on; without this, in 89 % at 8 and 92 % at 15. Below that no resampling can do
+    it: 91 % at 5, 87 % at 4, 74 % at 3, 49 % at 2. Source: Hesterberg, "What teachers should know about the bootstrap"
+    (2015).
+    """
+    from scipy.special import ndtr, stdtrit  # 0.1 s that only intervals need
+
+    outside = (1 - CONFIDENCE) / 2
+    if n > 1:
+        outside = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, outside)))
+    return torch.tensor([outside, 1 - outside], dtype=torch.float64)
 
 
 def bootstrap_share(statistic: Callable[[Tensor], Tensor], n: int, *, seed: int, n_resamples: int = 2000) -> Estimate:
@@ -132,7 +152,8 @@ class GridEvidence:
     p: Float[Tensor, " cell"] | None
     """Of flipping the signs of whole groups; with several kinds the larger. None: the sign means nothing here."""
     p_grid: Float[Tensor, " cell"] | None
-    """The same against the largest t of the whole grid (max-T): at most 5 % of all-noise grids have one below 0.05."""
+    """The same against the largest t of the whole grid (max-T): at most 5 % of all-noise grids have one below 0.05,
+    where noise is as often above zero as below; of skewed noise (an effect that few prompts have, say) more have."""
     q: Float[Tensor, " cell"] | None
     """Benjamini and Hochberg's: among the cells below 0.05, at most 5 % are expected to be noise."""
     smallest_p: float
@@ -163,7 +184,8 @@ def grid_evidence(
     """Intervals and tests of the mean of every cell, where things that share a group are not independent.
 
     Intervals resample the groups of every kind independently (a thing counts as often as the product of how often its
-    groups were drawn). With `over`, means and intervals are those of a ratio of means: values to `over`.
+    groups were drawn) and end where `interval_ends` says for the kind of which there are fewest. With `over`, means and
+    intervals are those of a ratio of means: values to `over`.
 
     Sources: Owen, "The pigeonhole bootstrap" (2007); Westfall and Young (1993) for max-T; Benjamini and Hochberg
     (1995).
@@ -213,8 +235,8 @@ def _grouped_interval(
         weights *= times[:, members]
     weights = weights[weights.sum(1) > 0]  # kinds that hardly cross: a draw can miss every thing
     means = values @ weights.T / (weights @ whole)
-    outside = (1 - CONFIDENCE) / 2
-    low, high = means.quantile(torch.tensor([outside, 1 - outside], dtype=torch.float64), dim=1)
+    fewest = min(int(members.max()) + 1 for members in kinds)
+    low, high = means.quantile(interval_ends(fewest), dim=1)
     return low, high
 
 

@@ -10,6 +10,7 @@ from probe.statistics import (
     bootstrap,
     bootstrap_share,
     cohens_d,
+    grid_evidence,
     p_value,
     paired_accuracy,
     sign_flips,
@@ -41,6 +42,15 @@ def test_a_bootstrap_interval_of_a_mean_is_as_wide_as_theory_says():
     error = float(values.std()) / 20
     assert found.value == pytest.approx(float(values.mean()))
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.08)
+
+
+@pytest.mark.parametrize(("n", "held"), [(5, 0.91), (8, 0.945), (24, 0.95)])
+def test_intervals_of_few_groups_hold_the_truth_as_often_as_they_say(n, held):
+    """3,000 cells of noise, each with its interval; two standard errors of such a share are 0.01."""
+    values = torch.randn(3000, 2 * n, generator=torch.Generator().manual_seed(0))
+    values = values + torch.randn(3000, n, generator=torch.Generator().manual_seed(1)).repeat(1, 2)
+    found = grid_evidence(values, {"template": [*range(n)] * 2}, signed=False, smallest_effect=0.0, seed=0)
+    assert ((found.low <= 0) & (found.high >= 0)).double().mean() == pytest.approx(held, abs=0.015)
 
 
 def test_a_seed_gives_the_same_interval_and_another_seed_another():
