@@ -69,6 +69,7 @@ class Sampling:
             lacking = (self.top_p - _before(weights)) / per_token.clamp(min=torch.finfo(torch.float64).tiny)
             # 1e-12: 0.1 + 0.2 is not quite 0.3, and a token more would be kept for that.
             kept = (lacking - 1e-12).ceil().clamp(min=0.0).minimum(counts)
+            kept[0] = kept[0].clamp(min=1.0)  # the likeliest token always stays
             weights = kept * per_token
             weights = weights / weights.sum()
         return weights

@@ -20,7 +20,7 @@ def brute_force(logits, temperature=1.0, top_k=None, top_p=None):
     weights = [math.exp(logit / temperature) for logit in logits][:top_k]
     total, kept, so_far = sum(weights), [], 0.0
     for weight in weights:
-        if top_p is not None and so_far >= top_p * total - 1e-9:
+        if kept and top_p is not None and so_far >= top_p * total - 1e-9:
             break
         kept.append(weight)
         so_far += weight
@@ -29,7 +29,7 @@ def brute_force(logits, temperature=1.0, top_k=None, top_p=None):
 
 @pytest.mark.parametrize("temperature", [0.1, 0.7, 1.0, 5.0])
 @pytest.mark.parametrize("top_k", [None, 1, 2, 6, 100])
-@pytest.mark.parametrize("top_p", [None, 1e-9, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("top_p", [None, 1e-300, 1e-13, 1e-9, 0.3, 0.9, 1.0])
 def test_probabilities_are_those_of_brute_force(temperature, top_k, top_p):
     found = Sampling(temperature, top_k, top_p).probabilities(LOGITS)
     assert found.tolist() == pytest.approx(brute_force(LOGITS.tolist(), temperature, top_k, top_p), abs=1e-12)
