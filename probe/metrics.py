@@ -4,7 +4,7 @@ A `Metric` says which positions and tokens it reads, so that nothing else need b
 it meets a model and prompts. Metrics are made by the functions here, or of any function of logits by `custom_metric`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.arguments import brief, checked, several
+from probe.digests import digest_of
 from probe.errors import BadPrompt, BadShape, NumbersBroke, OutOfRange, UnknownName, as_integer, check_index
 from probe.gpt import GPT
 from probe.norms import at_least_float32
-from probe.prompts import PromptBatch, Prompts, check_predicted, read_prompts, token_id
+from probe.prompts import PromptBatch, Prompts, check_lengths_together, check_predicted, read_prompts, token_id
 
 Tokens = str | int | Sequence[str] | Sequence[int]
 """One token for all prompts, or one for each: text (" Mary") or ids."""
+Listed = str | int | list[str | int]
+"""The same as JSON values."""
 LEAST_SHARE = 0.02
 """A change worth naming, of metrics in logits: this share of the clean value."""
 LEAST_NATS = 0.02
@@ -63,6 +66,8 @@ class Metric:
     """The smallest change worth naming, in the unit. None: 2 % of the clean value."""
     bind: Callable[[GPT, PromptBatch], Measure]
     """Meet the prompts of a call; raises what does not fit them."""
+    arguments: Mapping[str, Any]
+    """What it was made with, as JSON values: for manifests, and to tell it from others of the same name."""
     compares: bool = False
     """Whether it compares with the run in which nothing is changed."""
 
@@ -81,24 +86,28 @@ def logit_difference(target: Tokens, against: Tokens, *, position: int = -1) -> 
 
     Roughly linear in what components write, and the usual choice. In logits.
     """
+    what = "logit difference"
+    first, second = _listed(what, target), _listed(what, against)
 
     def bind(model: GPT, batch: PromptBatch) -> Measure:
-        pair = torch.tensor([_ids(model, batch, which, "logit difference") for which in (target, against)]).T
+        pair = torch.tensor([_ids(model, batch, which, what) for which in (first, second)]).T
         if (pair[:, 0] == pair[:, 1]).any():
             row = int((pair[:, 0] == pair[:, 1]).nonzero()[0])
             raise BadPrompt(f"logit difference: target and against of prompt {row} are the same token")
         return Measure(_at(batch, position), pair, lambda logits, clean, prompts: logits[:, 0, 0] - logits[:, 0, 1])
 
-    name = f"{_named(target, 'target')} - {_named(against, 'other')}"
-    return Metric(name, "logits", "logit difference; above 0 the first is likelier", True, None, bind)
+    name = f"{_named(first, 'target')} - {_named(second, 'other')}"
+    asked = {"target": first, "against": second, "position": position}
+    return Metric(name, "logits", "logit difference; above 0 the first is likelier", True, None, bind, asked)
 
 
 @checked
 def log_probability(target: Tokens, *, position: int = -1) -> Metric:
     """Natural logarithm of the probability of `target` after one position; 0 is certainty. In nats."""
+    asked: dict[str, Any] = {"target": _listed("log-probability", target), "position": position}
 
     def bind(model: GPT, batch: PromptBatch) -> Measure:
-        ids = torch.tensor(_ids(model, batch, target, "log-probability"))
+        ids = torch.tensor(_ids(model, batch, asked["target"], "log-probability"))
 
         def function(logits: Tensor, clean: Tensor, prompts: Tensor) -> Tensor:
             wanted = ids.to(prompts.device)[prompts]
@@ -106,8 +115,8 @@ def log_probability(target: Tokens, *, position: int = -1) -> Metric:
 
         return Measure(_at(batch, position), None, function)
 
-    name = f"log p({_named(target, 'target')})"
-    return Metric(name, "nats", "log-probability of the token; 0 is certainty", True, LEAST_NATS, bind)
+    name = f"log p({_named(asked['target'], 'target')})"
+    return Metric(name, "nats", "log-probability of the token; 0 is certainty", True, LEAST_NATS, bind, asked)
 
 
 @checked
@@ -128,7 +137,8 @@ def kl_to_clean(*, position: int | None = -1) -> Metric:
 
         return Measure(positions, None, function)
 
-    return Metric("KL to clean", "nats", "KL(clean || changed); 0 is no change", False, LEAST_NATS, bind, True)
+    meaning, asked = "KL(clean || changed); 0 is no change", {"position": position}
+    return Metric("KL to clean", "nats", meaning, False, LEAST_NATS, bind, asked, compares=True)
 
 
 def mean_loss() -> Metric:
@@ -148,15 +158,16 @@ def mean_loss() -> Metric:
 
         return Measure(positions, None, function)
 
-    return Metric("loss", "nats", "mean surprise per token; less is better", True, LEAST_NATS, bind)
+    return Metric("loss", "nats", "mean surprise per token; less is better", True, LEAST_NATS, bind, {})
 
 
 @checked
 def token_rank(target: Tokens, *, position: int = -1) -> Metric:
     """How many tokens are likelier than `target`, plus one: 1 is the best place; ties share the better one."""
+    asked: dict[str, Any] = {"target": _listed("rank", target), "position": position}
 
     def bind(model: GPT, batch: PromptBatch) -> Measure:
-        ids = torch.tensor(_ids(model, batch, target, "rank"))
+        ids = torch.tensor(_ids(model, batch, asked["target"], "rank"))
 
         def function(logits: Tensor, clean: Tensor, prompts: Tensor) -> Tensor:
             own = logits[:, 0].gather(-1, ids.to(prompts.device)[prompts][:, None])
@@ -164,7 +175,8 @@ def token_rank(target: Tokens, *, position: int = -1) -> Metric:
 
         return Measure(_at(batch, position), None, function)
 
-    return Metric(f"rank of {_named(target, 'target')}", "places", "place of the token; 1 is the best", True, 1.0, bind)
+    name = f"rank of {_named(asked['target'], 'target')}"
+    return Metric(name, "places", "place of the token; 1 is the best", True, 1.0, bind, asked)
 
 
 @checked
@@ -186,6 +198,10 @@ def custom_metric(
         takes_prompts: whether the function also gets the number of each row's prompt, (row,), as its second argument.
         least: the smallest change worth naming, in the unit. None: 2 % of the clean value.
 
+    Where a call keeps its work in a folder, the function is known again by its code, its defaults and what it closes
+    over, not by what it reads from its module; if something of that cannot be pickled, by nothing: the call does not
+    go on in that folder.
+
     Raises:
         UnknownName: not a function.
     """
@@ -201,7 +217,8 @@ def custom_metric(
 
         return Measure(positions, None, call)
 
-    return Metric(what, unit or "no unit given", "your function of the logits", signed, least, bind)
+    asked = {"function": digest_of(function), "position": position, "takes_prompts": takes_prompts}
+    return Metric(what, unit or "no unit given", "your function of the logits", signed, least, bind, asked)
 
 
 def as_metric(metric: Any) -> Metric:
@@ -243,6 +260,7 @@ def loss(model: GPT, prompts: Prompts, *, document_start: bool = False) -> Float
     if max(batch.lengths) < 2:
         raise BadPrompt("loss needs at least two tokens: one to predict from, one to predict")
     check_predicted(model.config, batch.ids)
+    check_lengths_together(model.config, batch.lengths)
     tokens = batch.tokens(padding=0).to(model.device)
     surprise = surprise_of(model(tokens)[:, :-1], tokens[:, 1:])
     lengths = torch.tensor(batch.lengths, device=tokens.device)
@@ -262,26 +280,34 @@ def _log_softmax(logits: Tensor) -> Tensor:
     return at_least_float32(logits).log_softmax(-1)
 
 
-def _ids(model: GPT, batch: PromptBatch, tokens: Tokens, what: str) -> list[int]:
+def _ids(model: GPT, batch: PromptBatch, tokens: Listed, what: str) -> list[int]:
     """One id for each prompt."""
-    if isinstance(tokens, str) or as_integer(tokens) is not None:
-        return [token_id(model.config, model.tokenizer, tokens)] * len(batch.ids)  # type: ignore[arg-type]
-    given = several(what, tokens)
-    if len(given) != len(batch.ids):
-        raise OutOfRange(f"{what}: {len(given)} tokens for {len(batch.ids)} prompts; give one for all or one for each")
+    if not isinstance(tokens, list):
+        return [token_id(model.config, model.tokenizer, tokens)] * len(batch.ids)
+    if len(tokens) != len(batch.ids):
+        raise OutOfRange(f"{what}: {len(tokens)} tokens for {len(batch.ids)} prompts; give one for all or one for each")
     known: dict[str | int, int] = {}
-    for token in given:
+    for token in tokens:
         if not isinstance(token, str) and as_integer(token) is None:
             raise OutOfRange(f"{what}: {brief(token)} is no token; expected texts or ids")
         if token not in known:
             known[token] = token_id(model.config, model.tokenizer, token)
-    return [known[token] for token in given]
+    return [known[token] for token in tokens]
 
 
-def _named(tokens: Tokens, otherwise: str) -> str:
+def _listed(what: str, tokens: Tokens) -> Listed:
+    """One token, or a list of them, as JSON values; `_ids` says what is none."""
+    if isinstance(tokens, str):
+        return tokens
+    single = as_integer(tokens)
+    if single is not None:
+        return single
+    return [one if (number := as_integer(one)) is None else number for one in several(what, tokens)]
+
+
+def _named(tokens: Listed, otherwise: str) -> str:
     """How a metric calls its token: itself, or what it is for where each prompt has another."""
-    single = tokens if isinstance(tokens, str) else as_integer(tokens)
-    return otherwise if single is None else repr(single)
+    return otherwise if isinstance(tokens, list) else repr(tokens)
 
 
 def _at(batch: PromptBatch, position: int) -> Int[Tensor, "prompt one"]:

@@ -74,8 +74,9 @@ class Pairs:
         """For manifests: what was measured on what."""
         tokens = self.measures[0].tokens
         return {
-            "metric": self.metric.name, "unit": self.metric.unit, "tokens": None if tokens is None else tokens.tolist(),
-            "direction": self.direction, "groups": dict(self.groups), "memory": self.memory,
+            "metric": self.metric.name, "metric_arguments": dict(self.metric.arguments), "unit": self.metric.unit,
+            "tokens": None if tokens is None else tokens.tolist(), "direction": self.direction,
+            "groups": dict(self.groups), "memory": self.memory,
         }  # fmt: skip
 
 

@@ -25,7 +25,8 @@ class Replacement:
     * zero: nothing is written.
     * mean: over all positions but 0 of the reference prompts (position 0 is an attention sink, unlike all others).
     * mean per position: over the reference prompts, each position by itself.
-    * resample: position by position what a random reference prompt, at least as long, has there; several draws.
+    * resample: position by position what a random reference prompt, of those that have these positions, has there;
+      several draws.
 
     A prompt never stands in its own reference: those with the same tokens are left out.
     """
@@ -57,7 +58,7 @@ class Replacement:
         if value != "zero":
             self._check_others(edited)
         if value == "resample":
-            self.donors = self._draw(seed)
+            self.donors = self._draw(edited, seed)
 
     @property
     def described(self) -> str:
@@ -151,13 +152,16 @@ class Replacement:
                     f"value={self.value!r}: prompt {row} of {len(ids)} tokens has nothing to be replaced with: {why}"
                 )
 
-    def _draw(self, seed: int) -> Tensor:
+    def _draw(self, edited: Sequence[Sequence[int]], seed: int) -> Tensor:
         if self.n_draws < 1:
             raise OutOfRange(f"n_draws={self.n_draws}: expected at least 1")
         generator = torch.Generator().manual_seed(seed)
         rows = []
-        for ids in self.batch.ids:
-            fit = [number for number, other in enumerate(self.reference.ids) if other != ids and len(other) >= len(ids)]
+        for ids, positions in zip(self.batch.ids, edited, strict=True):
+            fit = [
+                number for number, other in enumerate(self.reference.ids)
+                if other != ids and len(other) > max(positions)
+            ]  # fmt: skip
             rows.append([fit[place] for place in torch.randint(len(fit), (self.n_draws,), generator=generator)])
         return torch.tensor(rows)
 

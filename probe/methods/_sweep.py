@@ -46,7 +46,8 @@ class Setting:
     def arguments(self) -> dict[str, Any]:
         """For manifests."""
         return {
-            "metric": self.asked.metric.name, "unit": self.asked.metric.unit, "value": self.value,
+            "metric": self.asked.metric.name, "metric_arguments": dict(self.asked.metric.arguments),
+            "unit": self.asked.metric.unit, "value": self.value,
             "positions": [list(one) for one in self.edited],
             "reference": None if self.reference is None else [list(ids) for ids in self.reference.ids],
             "n_draws": self.n_draws, "groups": self.asked.groups, "memory": self.memory, "seed": self.seed,
@@ -65,7 +66,8 @@ def read_setting(
             raise BadPrompt(
                 "reference: no prompts, the list is empty; leave it out to use the other prompts of the call"
             )
-        others = read_prompts(model.config, model.tokenizer, reference, document_start=document_start)
+        start = prompts.document_start if isinstance(prompts, Task) else document_start
+        others = read_prompts(model.config, model.tokenizer, reference, document_start=start)
     edited = _edited_positions(asked.batch, positions)
     where = positions if isinstance(positions, str) else "all" if positions is None else str(list(edited[0]))
     return Setting(model, asked, value, where, edited, others, n_draws, memory, seed)

@@ -218,7 +218,8 @@ def ablation_sweep(
     if twin is not None:
         of_twin = ablation_sweep(
             twin, [list(ids) for ids in setting.asked.batch.ids], metric=of, units=units, value=value,
-            positions=positions, layers=layers, reference=reference, n_draws=n_draws, groups=setting.asked.groups,
+            positions=positions, layers=layers, n_draws=n_draws, groups=setting.asked.groups,
+            reference=None if setting.reference is None else [list(ids) for ids in setting.reference.ids],
             smallest_effect=least, memory=memory, seed=seed,
             folder=None if folder is None else os.path.join(folder, "twin"), progress=progress,
         )  # fmt: skip

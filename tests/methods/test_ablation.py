@@ -314,6 +314,32 @@ def test_a_stopped_sweep_goes_on_from_its_folder(tmp_path, monkeypatch):
         sweep(model, RAGGED, memory=150_000, folder=tmp_path / "sweep", value="zero")
 
 
+def _logit_of(token):
+    return probe.custom_metric(lambda logits: logits[:, 0, token])
+
+
+OTHER_METRICS = {
+    "another target": (probe.log_probability([1, 2, 3, 4]), probe.log_probability([1, 2, 3, 5])),
+    "ids and texts": (probe.log_probability([1, 2, 3, 4]), probe.log_probability(["a", "b", "c", "e"])),
+    "another position": (probe.logit_difference(5, 7), probe.logit_difference(5, 7, position=2)),
+    "every position": (probe.kl_to_clean(), probe.kl_to_clean(position=None)),
+    "another rank": (probe.token_rank([1, 2, 3, 4]), probe.token_rank([1, 2, 3, 5])),
+    "another function": (lambda logits: logits[:, 0, 1], lambda logits: logits[:, 0, 1] ** 2),
+    "another value closed over": (_logit_of(1), _logit_of(2)),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), OTHER_METRICS.values(), ids=OTHER_METRICS)
+def test_a_folder_holds_the_work_of_one_metric(first, second, tmp_path):
+    """They have one name and one unit, and differ in what they read."""
+    model = tiny_model()
+    model.tokenizer.token_id = lambda text: ord(text) - 96
+    sweep(model, metric=first, value="zero", folder=tmp_path)
+    sweep(model, metric=first, value="zero", folder=tmp_path)
+    with pytest.raises(NotSaved, match="another call: method_arguments"):
+        sweep(model, metric=second, value="zero", folder=tmp_path)
+
+
 def test_without_a_folder_an_interruption_returns_the_prompts_that_are_done(monkeypatch):
     model = tiny_model()
     monkeypatch.setattr(_schedule, "_PROMPTS_AT_ONCE", 2)
@@ -343,10 +369,12 @@ def test_induction_needs_its_two_heads_and_no_other():
     assert abs(direct["0.1"]) < 1e-5  # it writes nothing that the unembedding reads
 
 
-def test_the_untrained_twin_is_swept_alike():
-    found = sweep(tiny_model(), twin=tiny_model(seed=5))
+@pytest.mark.parametrize("reference", [None, ["kkkk", "abab"]])
+def test_the_untrained_twin_is_swept_alike(reference):
+    how = {"reference": reference, "document_start": True}
+    found = sweep(tiny_model(), twin=tiny_model(seed=5), **how)
     assert found.twin is not None
-    assert torch.equal(found.twin.effects, sweep(tiny_model(seed=5)).effects)
+    assert torch.equal(found.twin.effects, sweep(tiny_model(seed=5), **how).effects)
     assert "twin_effect" in found.to_dataframe()
 
 
@@ -441,3 +469,16 @@ def test_sweeps_save_what_repeats_them(tmp_path):
 
 def test_tiny_configs_differ_in_what_the_engine_must_handle():
     assert LLAMA.kv_heads < LLAMA.n_heads and LLAMA.positions == "rotary" and GPT2.positions == "learned"
+
+
+def test_values_of_another_prompt_come_from_any_that_has_the_positions():
+    """The second prompt is the only other one, and shorter."""
+    model, prompts = tiny_model(), ["abcdef", "gfe"]
+    found = sweep(model, prompts, value="resample", positions=[1], n_draws=2)
+    recorded = probe.record(model, prompts[1])
+    for number in (0, 7):
+        new = lambda part, position: part_of(recorded, part)[position]  # noqa: E731
+        expected = replaced(model, prompts, 0, found.units[number], new, [1])
+        plain = probe.record(model, prompts[0], sites=[]).logits[0, -1]
+        change = (expected[5] - expected[7]) - (plain[5] - plain[7])
+        assert float(found.effects[number, 0]) == pytest.approx(float(change), abs=EXACT)

@@ -61,3 +61,11 @@ def test_mistakes_with_tasks_are_named_before_anything_runs(model, task):
         probe.activation_patching(model, task.prompts, metric=task.metric)
     with pytest.raises(OutOfRange, match="3 numbers for 8 prompts"):
         probe.ablation_sweep(model, task, groups={"template": [0, 1, 2]})
+
+
+def test_a_reference_beside_a_task_begins_as_its_prompts_do(model, task):
+    """With the document separator here, and so does that of the twin."""
+    assert task.document_start
+    found = probe.ablation_sweep(model, task, reference=list(task.texts[:3]), twin=model, progress=False)
+    for one in (found, found.twin):
+        assert one.manifest["method_arguments"]["reference"] == [list(ids) for ids in task.prompts[:3]]
