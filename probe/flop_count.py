@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from probe.arguments import checked
 from probe.config import Activation, GPTConfig
+from probe.errors import check_count
 from probe.shown import Shown, Summary, count
 from probe.weight_count import WeightCount, count_weights
 
@@ -71,7 +72,12 @@ class PassCount(Shown):
 
 @checked
 def count_pass(config: GPTConfig, n_tokens: int) -> PassCount:
-    """Count a pass over so many tokens that predicts after each of them."""
+    """Count a pass over so many tokens that predicts after each of them.
+
+    Raises:
+        OutOfRange: fewer than 1.
+    """
+    check_count("n_tokens", n_tokens)
     weights = count_weights(config)
     rows = [
         *(FlopKind(row.kind, 2 * n_tokens * row.multiplications, True) for row in weights.rows),

@@ -180,6 +180,8 @@ def check_change(where: str, new: object, part: Tensor, dims: tuple[str, ...]) -
         raise BadIntervention(f"{where} the function returned shape {shape}, expected {expected} ({' '.join(dims)})")
     if new.device != part.device:
         raise BadIntervention(f"{where} the function returned a tensor on {new.device}, expected {part.device}")
+    if new.is_complex() and not part.is_complex():
+        raise BadIntervention(f"{where} the function returned {new.dtype}, expected real numbers")
     return new.to(part.dtype)
 
 
@@ -315,7 +317,7 @@ def check_operand(what: str, site: str, operand: float | Tensor) -> Tensor:
     if not isinstance(operand, Tensor):
         if isinstance(operand, bool) or not isinstance(operand, Real):
             raise BadIntervention(f"{what} {site!r}: got {type(operand).__name__}, expected a number or a tensor")
-        operand = torch.tensor(float(operand))
+        operand = torch.tensor(float(operand), dtype=torch.float64)  # as exact as the value that it meets
     if not operand.is_floating_point():
         raise BadIntervention(f"{what} {site!r}: operand of {operand.dtype}, expected floating point")
     if contains_nan(operand):

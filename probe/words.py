@@ -205,7 +205,8 @@ class WordVectors(Shown):
         plain = word.strip().lower() if self.words[0].islower() else word.strip()
         likely = [
             other for other in self.words[:_SEARCHED]
-            if plain and abs(len(other) - len(plain)) <= 2 and (other[0] == plain[0] or other[-1] == plain[-1])
+            if plain and other and abs(len(other) - len(plain)) <= 2
+            and (other[0] == plain[0] or other[-1] == plain[-1])
         ]  # fmt: skip
         return difflib.get_close_matches(plain, likely, n=3, cutoff=0.7)
 

@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import probe
+from probe.errors import OutOfRange
 from probe.flop_count import ACTIVATION_FLOPS, SOFTMAX_FLOPS, count_pass
 from probe.rotary import rotary_turn
 from probe.tap_protocol import NoTap
@@ -79,3 +80,8 @@ def test_the_sums_of_a_pass_are_those_of_its_rows():
     assert table[table.is_product]["flops"].sum() == count.products
     assert 0.99 < count.products / count.flops < 1  # "nearly all is products of matrices and vectors"
     assert [row.flops for row in count.rows][:1] == [0]  # embeddings are looked up
+
+
+def test_a_pass_has_a_token():
+    with pytest.raises(OutOfRange, match="n_tokens=-1: expected at least 1"):
+        count_pass(CONFIGS["gpt2"], -1)

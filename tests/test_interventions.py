@@ -212,6 +212,7 @@ def test_what_would_touch_nothing_is_an_error_before_anything_runs(model):
         (lambda value: value * torch.nan, "holds NaN"),
         (lambda value: None, "returned NoneType, expected a tensor"),
         (lambda value: value.to("meta"), "on meta, expected cpu"),
+        (lambda value: value * 1j, "returned torch.complex64, expected real numbers"),
     ],
 )
 def test_an_edit_that_returns_something_else_is_an_error(model, function, message):

@@ -75,6 +75,11 @@ def test_a_missing_word_is_named_with_near_spellings():
     assert words.missing(["tower", "towr"]).keys() == {"towr"}
 
 
+def test_a_vocabulary_may_hold_an_empty_word():
+    with pytest.raises(UnknownName, match="'b'"):
+        from_arrays("t", ["", "ab", "abc"], torch.randn(3, 4))["b"]
+
+
 def test_unrelated_words_are_drawn_by_seed_and_leave_out_the_given_ones(words):
     one, again, other = (words.unrelated(50, without=["aa", "ab"], seed=seed) for seed in (0, 0, 1))
     assert torch.equal(one, again) and not torch.equal(one, other) and len(one) == 50
@@ -184,6 +189,12 @@ def test_neighbours_by_dot_product_are_those_of_brute_force(words):
     products = words.vectors @ words["ab"]
     products[1] = -torch.inf
     assert list(found.words[0]) == [words.words[place] for place in products.argsort(descending=True)[:5].tolist()]
+
+
+def test_equal_neighbours_come_in_the_order_of_the_vocabulary_however_many_are_asked_for():
+    plain = from_arrays("plain", list("abcdefg"), torch.tensor([[1.0, 0], [0, 1], *[[1, 1]] * 4, [2, 2]]))
+    for k in (1, 2, 3, 4):
+        assert nearest_neighbours(plain, "g", k=k).words == (tuple("cdef"[:k]),)
 
 
 def test_queries_in_chunks_are_the_same_as_at_once(words, monkeypatch):

@@ -110,7 +110,7 @@ def agreement(first: Effects, second: Effects, k: int = 10) -> Agreement:
     names = [unit.name for unit in first.units]
     if [unit.parts for unit in first.units] != [unit.parts for unit in second.units]:
         raise BadShape(f"{_some(first)} in one and {_some(second)} in the other: agreement is about the same units")
-    if first.unit != second.unit:
+    if (first.metric, first.unit) != (second.metric, second.unit):
         raise BadShape(f"effects in {first.unit} ({first.metric}) and in {second.unit} ({second.metric}): expected one "
                        "metric for both")  # fmt: skip
     if not 1 <= k <= len(names):

@@ -329,8 +329,9 @@ def _similarities(words: WordVectors, vectors: Float[Tensor, "query d"], measure
 
 def _best(words: WordVectors, scores: Float[Tensor, " word"], k: int, excluded: set[int]) -> tuple[tuple, Tensor]:
     """The k best without the excluded ones. Equal scores come in the order of the vocabulary."""
-    values, places = scores.topk(min(len(scores), k + len(excluded)))
-    order = sorted(zip(values.tolist(), places.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))
+    last = scores.topk(min(len(scores), k + len(excluded))).values[-1]
+    places = (scores >= last).nonzero()[:, 0]  # all that equal the last too: topk takes any of these
+    order = sorted(zip(scores[places].tolist(), places.tolist(), strict=True), key=lambda pair: (-pair[0], pair[1]))
     kept = [(place, value) for value, place in order if place not in excluded][:k]
     return tuple(words.words[place] for place, _ in kept), torch.tensor([value for _, value in kept])
 

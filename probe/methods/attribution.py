@@ -13,8 +13,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.arguments import checked
-from probe.errors import BadIntervention, BadShape, OutOfRange, SiteNotRecorded, check_count, check_index
+from probe.arguments import checked, several
+from probe.errors import (
+    BadIntervention,
+    BadPrompt,
+    BadShape,
+    OutOfRange,
+    SiteNotRecorded,
+    as_integer,
+    check_count,
+    check_index,
+)
 from probe.gpt import GPT
 from probe.linear import affine
 from probe.methods._inputs import (
@@ -185,7 +194,7 @@ def direct_logit_attribution(
     Raises:
         DifferentModel: the recording is of another model.
         SiteNotRecorded: a site is missing; record with ``sites=probe.attribution_sites(model)``.
-        BadPrompt, OutOfRange: a token or position that does not exist.
+        BadPrompt, OutOfRange: a token or position that does not exist; a token compared with itself.
         BadIntervention: an intervention changed the residual stream itself, so its parts no longer make the logit.
 
     Source: Elhage et al., "A mathematical framework for transformer circuits" (2021).
@@ -198,6 +207,9 @@ def direct_logit_attribution(
     logits = _logits(model, recording, places).detach().double()
     tokens = logits.argmax(-1).cpu() if token is None else _one_each(model, "token", token, batch)
     other = None if against is None else _one_each(model, "against", against, batch)
+    if other is not None and (other == tokens).any():
+        row = int((other == tokens).nonzero()[0])
+        raise BadPrompt(f"token and against of prompt {row} are the same: id {int(other[row])}")
     logit = _chosen(logits, tokens) - (0.0 if other is None else _chosen(logits, other))
 
     unembedding = _columns(model, tokens) - (0.0 if other is None else _columns(model, other))
@@ -247,11 +259,12 @@ def _check_recorded(model: GPT, recording: Recording, neurons: int) -> None:
 
 
 def _one_each(model: GPT, what: str, given: str | int | Sequence[str | int], batch: int) -> Int[Tensor, " batch"]:
-    several = isinstance(given, Sequence) and not isinstance(given, str)
-    ids = token_ids(model, given if several else [given])  # type: ignore[list-item, arg-type]
-    if several and len(ids) != batch:
+    if isinstance(given, str) or as_integer(given) is not None:
+        return torch.tensor(token_ids(model, [given]) * batch)  # type: ignore[list-item]
+    ids = token_ids(model, several(what, given))
+    if len(ids) != batch:
         raise BadShape(f"{what}: {len(ids)} tokens for {batch} prompts; expected one, or one for each")
-    return torch.tensor(ids if several else ids * batch)
+    return torch.tensor(ids)
 
 
 def _logits(model: GPT, recording: Recording, places: tuple[Tensor, Tensor]) -> Float[Tensor, "batch d_vocab"]:

@@ -68,6 +68,9 @@ def test_what_cannot_be_compared_is_said(zero, mean):
     nats = probe.ablation_sweep(tiny_model(), PROMPTS, metric=probe.log_probability(5), progress=False)
     with pytest.raises(BadShape, match="effects in logits .* and in nats"):
         probe.agreement(zero, nats)
+    other = probe.ablation_sweep(tiny_model(), PROMPTS, metric=probe.logit_difference(5, 8), progress=False)
+    with pytest.raises(BadShape, match="logits .5 - 7. and in logits .5 - 8."):
+        probe.agreement(zero, other)
     for k in (0, 13):
         with pytest.raises(OutOfRange, match=f"k={k}: expected 1 to 12"):
             probe.agreement(zero, mean, k)

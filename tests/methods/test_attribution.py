@@ -151,6 +151,7 @@ def test_the_table_has_every_part_of_every_prompt(model):
         ({"token": 50}, OutOfRange, "token id 50"),
         ({"token": [1, 2]}, BadShape, "token: 2 tokens for 3 prompts"),
         ({"token": 1, "against": [1, 2]}, BadShape, "against: 2 tokens for 3 prompts"),
+        ({"token": [1, 2, 3], "against": [4, 2, 5]}, BadPrompt, "token and against of prompt 1 are the same: id 2"),
         ({"position": 2}, OutOfRange, "position 2: prompt 1 has positions 0 to 1"),
         ({"neurons": 49}, OutOfRange, "expected 0 to 48"),
     ],
