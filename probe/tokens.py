@@ -6,6 +6,7 @@ Padding is not done here: a prompt's ids are its own.
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -247,15 +248,25 @@ def document_start_token(facts: TokenizerFacts) -> str | None:
 
 
 def show_token(text: str) -> str:
-    """A token in visible form, for a terminal or a figure: spaces at its ends as ·, newline ⏎, tab ⇥, others as ␀."""
+    """A token in visible form, for a terminal or a figure: spaces at its ends as ·, newline ⏎, tab ⇥, others as ␀.
+
+    What no font shows (other kinds of space, joiners, marks of direction) is named by its number: ⟨200b⟩.
+    """
     bare = text.strip(" ")
     if not bare:
         return "·" * len(text)
     start = text.index(bare)
     shown = "·" * start + bare + "·" * (len(text) - start - len(bare))
-    return "".join(_SIGNS.get(character, character) for character in shown)
+    return "".join(_SIGNS.get(character) or _seen(character) for character in shown)
 
 
+def _seen(character: str) -> str:
+    """Itself, if it leaves a mark. Joiners within a word or an emoji are left to join."""
+    hidden = unicodedata.category(character) in _HIDDEN and character not in " \u200c\u200d"
+    return f"⟨{ord(character):04x}⟩" if hidden else character
+
+
+_HIDDEN = {"Zs", "Zl", "Zp", "Cf", "Cc", "Co"}
 _SIGNS = {chr(code): chr(0x2400 + code) for code in range(32)} | {"\n": "⏎", "\t": "⇥", "\x7f": "␡"}
 
 

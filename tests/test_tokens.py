@@ -165,6 +165,8 @@ def test_tokens_are_made_visible():
     assert show_token("   ") == "···"
     assert show_token("\n\t\r") == "⏎⇥␍"
     assert show_token("") == ""
+    assert show_token("\u00a0") == "⟨00a0⟩" and show_token("a\u200bb\ufeff\u2028") == "a⟨200b⟩b⟨feff⟩⟨2028⟩"
+    assert show_token("می\u200cخواهم 👩\u200d🔬") == "می\u200cخواهم 👩\u200d🔬"
 
 
 def test_a_saved_tokenizer_comes_back_and_huggingface_reads_it(tmp_path):

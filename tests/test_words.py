@@ -191,6 +191,11 @@ def test_neighbours_by_dot_product_are_those_of_brute_force(words):
     assert list(found.words[0]) == [words.words[place] for place in products.argsort(descending=True)[:5].tolist()]
 
 
+def test_words_that_cancel_out_have_no_neighbours(words):
+    with pytest.raises(OutOfRange, match="aa \\+ ab - ab - aa: the words cancel out"):
+        solve_analogy(words, ["aa", "ab"], ["ab", "aa"])
+
+
 def test_equal_neighbours_come_in_the_order_of_the_vocabulary_however_many_are_asked_for():
     plain = from_arrays("plain", list("abcdefg"), torch.tensor([[1.0, 0], [0, 1], *[[1, 1]] * 4, [2, 2]]))
     for k in (1, 2, 3, 4):

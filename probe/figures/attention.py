@@ -81,7 +81,15 @@ def attention_lines(head: HeadPattern, *, theme: ThemeName = "light", query: int
         range=[0, 1], tickmode="array", tickvals=[0, 1], ticktext=["looking", "looked at"], showgrid=False, side="top"
     )
     figure.update_yaxes(axis, showgrid=False)
-    right = {**axis, "overlaying": "y", "side": "right", "showgrid": False, "ticks": "", "automargin": True}
+    right = {
+        **axis,
+        "overlaying": "y",
+        "side": "right",
+        "showgrid": False,
+        "zeroline": False,
+        "ticks": "",
+        "automargin": True,
+    }
     figure.update_layout(yaxis2=right)
     figure.add_trace(go.Scatter(x=[], y=[], yaxis="y2", showlegend=False))  # an axis without a trace is not drawn
     return figure

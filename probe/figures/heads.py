@@ -57,12 +57,13 @@ def token_effect_bars(effects: TokenEffects, *, most: int = 10, theme: ThemeName
             x=values, y=list(range(len(rows))), orientation="h",
             marker={"color": [look.raises if value >= 0 else look.lowers for value in values]},
             hovertext=[token_label(effects.texts[token], longest=None) for token, _ in rows],
-            hovertemplate="'%{hovertext}'<br>%{x:+.4f} logits<extra></extra>",
+            hovertemplate=f"'%{{hovertext}}'<br>%{{x:+.4f}} {effects.unit}<extra></extra>",
         )
     )  # fmt: skip
     title = f"What layer {effects.layer}, head {effects.head} writes {token_label(effects.about, longest=40)}"
     themed(figure, look, title=title, height=110 + 22 * len(rows))
-    figure.update_xaxes(title_text="logits added", zeroline=True, zerolinecolor=look.muted)
+    added = "logits added" if effects.unit == "logits" else "added, relative: without the final norm’s scale"
+    figure.update_xaxes(title_text=added, zeroline=True, zerolinecolor=look.muted)
     figure.update_yaxes(
         title_text="token", tickmode="array", tickvals=list(range(len(rows))), showgrid=False,
         ticktext=[token_label(effects.texts[token]) for token, _ in rows], range=[len(rows) - 0.5, -0.5],

@@ -146,7 +146,8 @@ def solve_analogy(
 
     Raises:
         UnknownName: a word without a vector (near spellings are offered), or no such method.
-        OutOfRange: k is not between 1 and the number of candidates; 3CosMul without positive words, or no words.
+        OutOfRange: k is not between 1 and the number of candidates; 3CosMul without positive words, or no words; words
+            that cancel out.
     """
     check_choice("analogy method", method, get_args(AnalogyMethod))
     plus, minus = [[sides] if isinstance(sides, str) else list(sides) for sides in (positive, negative)]
@@ -339,7 +340,10 @@ def _best(words: WordVectors, scores: Float[Tensor, " word"], k: int, excluded: 
 def _analogy_scores(words: WordVectors, plus: list[str], minus: list[str], method: AnalogyMethod) -> Tensor:
     up, down = (words.units[[words.index(word) for word in side]] for side in (plus, minus))
     if method == "3CosAdd":
-        return _similarities(words, (up.sum(0) - down.sum(0))[None], "cosine")[0]
+        total = up.sum(0) - down.sum(0)
+        if total.norm() < _TINY:
+            raise OutOfRange(f"{' + '.join(plus)} - {' - '.join(minus)}: the words cancel out, so nothing is near")
+        return _similarities(words, total[None], "cosine")[0]
     near, far = ((1 + side @ words.units.T) / 2 for side in (up, down))  # from -1..1 to 0..1
     return near.prod(0) / (far.prod(0) + _TINY)
 

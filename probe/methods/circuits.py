@@ -85,6 +85,9 @@ class TokenEffects(Result):
     texts: Mapping[int, str]
     about: str
     """What was written: for which token, or after which."""
+    unit: str
+    """Of the numbers: "logits", or "relative" where the final norm's scale is left out, so that they compare with each
+    other only."""
     manifest: Mapping[str, Any]
 
     def summary(self) -> Summary:
@@ -284,7 +287,7 @@ def head_writes_for_token(model: GPT, layer: int, head: int, token: str | int, *
     arguments = {"layer": layer, "head": head, "token": number, "top": top}
     manifest = {**provenance(model), "method": "head writes for token", "method_arguments": arguments}
     text = token_texts(model, [number])[number]
-    return _effects(model, layer, head, logits, top, f"for the token {text!r}", manifest)
+    return _effects(model, layer, head, logits, top, f"for the token {text!r}", "relative", manifest)
 
 
 def head_writes_sites(model: GPT) -> list[str]:
@@ -318,12 +321,13 @@ def head_writes(
     logits = z @ _written(model, layer, head) @ model.logit_directions / scale
     arguments = {"layer": layer, "head": head, "position": position, "prompt": prompt, "top": top}
     manifest = manifest_of(recording, "head writes", **arguments)
-    return _effects(model, layer, head, logits, top, f"at position {position}", manifest)
+    return _effects(model, layer, head, logits, top, f"at position {position}", "logits", manifest)
 
 
 def _effects(
-    model: GPT, layer: int, head: int, logits: Float[Tensor, " d_vocab"], top: int, about: str, manifest: Mapping
-) -> TokenEffects:
+    model: GPT, layer: int, head: int, logits: Float[Tensor, " d_vocab"], top: int, about: str, unit: str,
+    manifest: Mapping,
+) -> TokenEffects:  # fmt: skip
     if not 1 <= top <= len(logits):
         raise OutOfRange(f"top={top}: expected 1 to {len(logits)}, the size of the vocabulary")
     up, down = logits.topk(top), logits.topk(top, largest=False)
@@ -331,7 +335,8 @@ def _effects(
         layer=layer, head=head,
         promoted=up.indices.cpu(), promoted_by=up.values.float().cpu(),
         suppressed=down.indices.cpu(), suppressed_by=down.values.float().cpu(),
-        texts=token_texts(model, [*up.indices.tolist(), *down.indices.tolist()]), about=about, manifest=manifest,
+        texts=token_texts(model, [*up.indices.tolist(), *down.indices.tolist()]), about=about, unit=unit,
+        manifest=manifest,
     )  # fmt: skip
 
 
