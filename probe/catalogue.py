@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import filelock
 import platformdirs
 
 from probe.errors import FetchFailed, unknown_name
+from probe.whole_files import lock_beside, sha256_of
 
 
 @dataclass(frozen=True)
@@ -230,15 +230,10 @@ def fetch(name: str, *, progress: bool = True) -> Path:
 def _is_intact(known: Known) -> bool:
     try:
         return is_cached(known.name) and all(
-            _sha256(_folder_of(known) / file.name) == file.sha256 for file in known.wheel.files
+            sha256_of(_folder_of(known) / file.name) == file.sha256 for file in known.wheel.files
         )
     except FileNotFoundError:  # another process removed it just now
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove(name: str) -> int:
@@ -272,26 +267,19 @@ def _size_on_disk(path: Path) -> int:
         return 0
 
 
-@contextlib.contextmanager
-def _only_process(known: Known, progress: bool) -> Iterator[None]:
-    """Hold its lock, which the system releases when a process dies, however it dies."""
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(cache_folder() / f"{known.name}.lock")
+def _only_process(known: Known, progress: bool) -> contextlib.AbstractContextManager:
+    """Hold its lock."""
+
+    def waiting() -> None:
+        if progress:
+            print(f"another process is fetching {known.name}; waiting for it", file=sys.stderr)
+
     try:
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            if progress:
-                print(f"another process is fetching {known.name}; waiting for it", file=sys.stderr)
-            lock.acquire()
+        return lock_beside(cache_folder() / known.name, waiting=waiting)
     except NotImplementedError as error:
         raise FetchFailed(
             f"{cache_folder()} is on a file system without locks; set PROBE_CACHE to a folder on another one"
         ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager
@@ -391,7 +379,7 @@ def _pip_failed(known: Known, code: int, log: str) -> FetchFailed:
 
 
 def _check(path: Path, size: int, sha256: str, *, what: str) -> None:
-    _compare(what, path.stat().st_size, _sha256(path), size, sha256)
+    _compare(what, path.stat().st_size, sha256_of(path), size, sha256)
 
 
 def _compare(what: str, size: int, sha256: str, expected_size: int, expected_sha256: str) -> None:

@@ -14,6 +14,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import filelock
 import pytest
 
 from probe import catalogue
@@ -203,7 +204,7 @@ def test_a_file_system_without_locks_is_named_with_a_way_out(tiny, monkeypatch):
     def no_locks(*args, **kwargs):
         raise NotImplementedError("no flock here")
 
-    monkeypatch.setattr(catalogue.filelock.FileLock, "acquire", no_locks)
+    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
     with pytest.raises(FetchFailed, match="without locks; set PROBE_CACHE"):
         fetch(NAME, progress=False)
 

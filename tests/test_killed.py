@@ -18,7 +18,8 @@ import torch
 
 import probe
 from probe import catalogue
-from probe.store import is_left_over, read_tensors
+from probe.store import read_tensors
+from probe.whole_files import is_left_over
 from tests.test_catalogue import CONTENT, NAME, build_wheel, entry
 from tests.tiny import tiny_model
 

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "probe"
 
 LAYERS = (
     ("errors",),
-    ("arguments", "json_files"),
+    ("arguments", "json_files", "whole_files"),
     ("geometry", "statistics", "config", "devices", "tokenizer_files"),
     (
         "sites",

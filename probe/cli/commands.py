@@ -3,7 +3,6 @@
 Exit codes: 0 all is well, 1 a check failed, 2 bad input, 130 interrupted.
 """
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from probe.cli._options import AsJson, Model, load, print_json, read_names, read
 from probe.cli._talk import chat, generate
 from probe.cli._words import analogy, near
 from probe.errors import NotSaved, ProbeError
+from probe.whole_files import check_writable, new_file
 
 HELP = ("-h", "--help")
 
@@ -264,24 +264,17 @@ def _source_of(model: str | None) -> str:
 
 def _check_writable(page: Path) -> None:
     """Raise before anything is loaded, rather than after."""
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NotSaved(f"cannot write into {page.parent}: {error.strerror}") from error
-    if not os.access(page.parent, os.W_OK) or page.is_dir():
+    check_writable(page.parent)
+    if page.is_dir():
         raise NotSaved(f"cannot write {page}")
 
 
 def _write(page: Path, text: str) -> None:
-    """Whole or not at all: beside its place first, then moved there."""
-    part = page.with_name(f".{page.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, page)
+        with new_file(page) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise NotSaved(f"cannot write {page}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _say_error(message: str) -> None:
