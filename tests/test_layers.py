@@ -16,13 +16,13 @@ PACKAGE = ROOT / "probe"
 LAYERS = (
     ("errors",),
     ("arguments", "json_files", "whole_files"),
-    ("geometry", "statistics", "config", "devices", "tokenizer_files"),
+    ("geometry", "statistics", "config", "devices", "tokenizer_files", "catalogue"),
     (
         "sites",
         "tokens",
         "tables",
         "store",
-        "catalogue",
+        "fetching",
         "rotary",
         "prompts",
         "named_weights",

@@ -216,12 +216,13 @@ def check(
 @models_app.command("list", epilog="Example: probe models --json")
 def list_models(as_json: AsJson = False) -> None:
     """What is known, cached or not, with licence and size; `probe models` alone does this too."""
-    from probe import catalogue
+    from probe.catalogue import known_models, known_word_vectors
     from probe.cli._results import show_known
+    from probe.fetching import cache_folder
 
-    models = [{**_facts(known), "parameters": known.parameters} for known in catalogue.known_models()]
-    words = [{**_facts(known), "n_words": known.n_words, "d": known.d} for known in catalogue.known_word_vectors()]
-    cache = str(catalogue.cache_folder())
+    models = [{**_facts(known), "parameters": known.parameters} for known in known_models()]
+    words = [{**_facts(known), "n_words": known.n_words, "d": known.d} for known in known_word_vectors()]
+    cache = str(cache_folder())
     if as_json:
         print_json({"cache": cache, "models": models, "word_vectors": words})
     else:
@@ -229,7 +230,8 @@ def list_models(as_json: AsJson = False) -> None:
 
 
 def _facts(known: Any) -> dict[str, Any]:
-    from probe.catalogue import DEFAULT_MODEL, DEFAULT_WORD_VECTORS, cached_size, is_cached
+    from probe.catalogue import DEFAULT_MODEL, DEFAULT_WORD_VECTORS
+    from probe.fetching import cached_size, is_cached
 
     return {
         "name": known.name, "default": known.name in (DEFAULT_MODEL, DEFAULT_WORD_VECTORS),
@@ -241,7 +243,7 @@ def _facts(known: Any) -> dict[str, Any]:
 @models_app.command(epilog="Example: probe models fetch smollm2-135m-instruct-q4_1")
 def fetch(name: Annotated[str, typer.Argument(help="As `probe models` lists it.")]) -> None:
     """Download a model or word vectors into the cache, unless they are there. Prints where they are."""
-    from probe.catalogue import fetch as fetch_model
+    from probe.fetching import fetch as fetch_model
 
     typer.echo(fetch_model(name))
 
@@ -249,8 +251,8 @@ def fetch(name: Annotated[str, typer.Argument(help="As `probe models` lists it."
 @models_app.command(epilog="Example: probe models remove smollm2-135m-instruct-q4_1")
 def remove(name: Annotated[str, typer.Argument(help="As `probe models` lists it.")]) -> None:
     """Delete a model or word vectors from the cache."""
-    from probe.catalogue import cache_folder
-    from probe.catalogue import remove as remove_model
+    from probe.fetching import cache_folder
+    from probe.fetching import remove as remove_model
 
     freed = remove_model(name)
     typer.echo(f"{name}: freed {freed / 1e6:,.0f} MB" if freed else f"{name}: was not in the cache ({cache_folder()})")

@@ -70,7 +70,8 @@ def load_model(
 
 def _find(source: Any, *, weights: bool, state_dict: bool, progress: bool) -> tuple[Path, str, bool]:
     """Where the model's files are, what to call it, whether it is on the Hub. What exists on disk wins over a name."""
-    from probe.catalogue import DEFAULT_MODEL, fetch, known_models, known_word_vectors
+    from probe.catalogue import DEFAULT_MODEL, known_models, known_word_vectors
+    from probe.fetching import fetch
 
     source = DEFAULT_MODEL if source is None else source
     if not isinstance(source, (str, Path)):
