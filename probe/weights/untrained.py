@@ -4,9 +4,17 @@ from typing import Any
 
 import torch
 
+from probe.arguments import checked
 from probe.config import GPTConfig
 from probe.gpt import GPT
 from probe.weights._tensors import empty_model
+
+
+@checked
+def untrained_twin(model: GPT, seed: int = 0) -> GPT:
+    """The same config and tokenizer with weights drawn from `seed`, alike on every device; where the model is, in its
+    dtype."""
+    return draw_model(model.config, model.tokenizer, name=model.name, seed=seed, dtype=model.dtype, device=model.device)
 
 
 def draw_model(
