@@ -154,7 +154,8 @@ def _disk_full(known: Known) -> FetchFailed:
 
 
 def _leftovers(known: Known) -> list[Path]:
-    """Temporary folders of downloads that were interrupted. Only the holder of the lock may remove them."""
+    """Temporary folders of downloads that were interrupted. Only the holder of the lock may remove them; it
+    knows that they are left over, and need not wait for an hour as `new_folder` does."""
     return sorted(cache_folder().glob(f".fetching-{known.name}-*"))
 
 

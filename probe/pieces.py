@@ -88,7 +88,7 @@ class Pieces:
         with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False, encoding="utf-8") as part:
             json.dump({"arguments": self._arguments}, part, indent=1)
         try:
-            os.link(part.name, folder / WORK)
+            os.link(part.name, folder / WORK)  # a move would take the place of theirs
         except FileExistsError:
             pass
         except OSError:  # a file system without links

@@ -77,6 +77,7 @@ def _check_place(folder: Path) -> None:
 
 
 def _move(part: Path, folder: Path) -> None:
+    """Into a folder that holds a model, file by file: a folder cannot take the place of one that is not empty."""
     if not folder.exists():
         os.replace(part, folder)
         return
