@@ -11,6 +11,7 @@ from probe.figures.distribution import next_token_bars
 from probe.figures.generation import step_bars
 from probe.geometry import cosine
 from probe.methods.distribution import next_tokens
+from probe.weights import untrained_twin
 
 PLAIN = "The cat sat on the mat and looked out of the window at the birds in the garden."
 SENTENCE = "The photographer admired a lighthouse, didn't she?"
@@ -72,9 +73,7 @@ def story(subject: Subject) -> Example:
 
 def larger(subject: Subject) -> Example:
     """Only one size is at hand: beside it stands the same shape before it learnt anything."""
-    twin = probe.GPT(subject.model.config, subject.model.tokenizer).to(subject.model.device)
-    twin.draw_weights(torch.Generator(subject.model.device).manual_seed(0))
-    learnt, random = subject.surprise(PLAIN), subject.surprise(PLAIN, twin)
+    learnt, random = subject.surprise(PLAIN), subject.surprise(PLAIN, untrained_twin(subject.model))
     return Example(
         "02:26", "The same kind of model, only much larger, suddenly makes sense.",
         f"One size is at hand, so only learning is shown: surprise at a plain sentence {learnt:.2f} nats per token, "

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas
-import torch
 
 import probe
 from probe.errors import BadPrompt
@@ -87,13 +86,6 @@ def document_start(model: probe.GPT) -> bool:
 def start_in_words(model: probe.GPT) -> str:
     """For the lead of an answer."""
     return "each after the model's document start" if document_start(model) else "without a document start"
-
-
-def untrained_twin(model: probe.GPT) -> probe.GPT:
-    """The same shape with random weights, drawn with a fixed seed."""
-    twin = probe.GPT(model.config, model.tokenizer, name="untrained").to(model.device)
-    twin.draw_weights(torch.Generator(model.device).manual_seed(0))
-    return twin
 
 
 def _options(question: str) -> argparse.Namespace:

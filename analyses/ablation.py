@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import pandas
 import torch
-from _script import Answer, Say, main, origin, start_in_words, untrained_twin
+from _script import Answer, Say, main, origin, start_in_words
 
 import probe
 from probe.figures.ablation import ablation_bars, ablation_map, total_against_direct
 from probe.figures.page import PageSection, Table
 from probe.statistics import MARKED, grid_evidence
 from probe.tasks import Task
+from probe.weights import untrained_twin
 
 QUESTION = "Which heads does each task need, and is there self-repair?"
 N_PROMPTS, QUICK = 49, 4

@@ -11,6 +11,7 @@ from probe.figures.page import PageSection, Table
 from probe.generation import Generation
 from probe.prompts import read_prompts
 from probe.tokens import show_token
+from probe.weights import untrained_twin
 
 QUESTION = "What do temperature, training and context do to a text?"
 BEGINNING = "Once upon a time there was a"
@@ -104,10 +105,9 @@ def share_new(things: list, first: int) -> float:
 
 def _twin(model: probe.GPT, start: bool, n: int) -> tuple[PageSection, pandas.DataFrame]:
     """The same beginning continued by the same shape with random weights."""
-    twin = probe.GPT(model.config, model.tokenizer, name="untrained twin").to(model.device)
-    twin.draw_weights(torch.Generator(model.device).manual_seed(0))
     settings = {"max_tokens": n, "temperature": 0.7, "seed": 0, "document_start": start, "stop": []}
-    both = {one.name: probe.generate(one, BEGINNING, **settings).run() for one in (model, twin)}
+    models = {model.name: model, "untrained twin": untrained_twin(model)}
+    both = {name: probe.generate(one, BEGINNING, **settings).run() for name, one in models.items()}
     rows = []
     for name, story in both.items():
         entropy = sum(step.entropy for step in story.steps) / len(story.steps)

@@ -2,13 +2,14 @@
 
 import pandas
 import torch
-from _script import Answer, Say, document_start, main, origin, start_in_words, untrained_twin
+from _script import Answer, Say, document_start, main, origin, start_in_words
 
 import probe
 from probe.figures.heads import copying_map, head_score_map
 from probe.figures.page import PageSection, Table
 from probe.methods.circuits import CompositionScores, CopyingScores
 from probe.methods.heads import SCORES, HeadScores
+from probe.weights import untrained_twin
 
 QUESTION = "What does every attention head do?"
 TEXTS = [

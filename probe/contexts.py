@@ -24,6 +24,7 @@ from probe.prompts import read_prompts
 from probe.provenance import fingerprint, provenance
 from probe.shown import Shown, Summary
 from probe.sites import full_name, site_dims, split_name
+from probe.weights import untrained_twin
 from probe.words import word_vectors
 
 Read = Literal["word", "end"]
@@ -106,11 +107,7 @@ class WordsInContext(Shown):
     @checked
     def twin(self, seed: int = 0) -> "WordsInContext":
         """The same reading of the untrained twin: same shape and tokenizer, random weights."""
-        twin = GPT(
-            self.model.config, tokenizer=self.model.tokenizer, name=f"{self.model.name} (untrained, seed {seed})"
-        )
-        twin.draw_weights(torch.Generator().manual_seed(seed))
-        twin = twin.to(device=self.model.device, dtype=self.model.dtype)
+        twin = untrained_twin(self.model, seed)
         return WordsInContext(twin, self.site, self.templates, self.read, self.document_start)
 
     @cached_property

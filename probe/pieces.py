@@ -5,7 +5,6 @@ A piece is a few tensors under a name. Its file appears whole or not at all, so 
 
 import json
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +15,8 @@ from torch import Tensor
 
 from probe.errors import BrokenFile, NotSaved
 from probe.json_files import read_object
-from probe.store import is_left_over, read_tensors, write_tensors
+from probe.store import read_tensors, write_tensors
+from probe.whole_files import is_left_over
 
 WORK = "work.json"
 
@@ -43,15 +43,10 @@ class Pieces:
         if self._folder is None:
             self._memory[name] = dict(tensors)
             return
-        # A name of its own: another process may be at the same piece.
-        part = self._file(name).with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.part")
         try:
-            write_tensors(part, tensors)
-            os.replace(part, self._file(name))
-        except OSError as error:  # NotSaved too
-            raise NotSaved(f"cannot write {self._file(name)}: {error}; the pieces before it are kept") from error
-        finally:
-            part.unlink(missing_ok=True)
+            write_tensors(self._file(name), tensors)
+        except NotSaved as error:
+            raise NotSaved(f"{error}; the pieces before it are kept") from error
 
     def get(self, name: str) -> dict[str, Tensor]:
         """A piece that was kept.
@@ -93,7 +88,7 @@ class Pieces:
         with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False, encoding="utf-8") as part:
             json.dump({"arguments": self._arguments}, part, indent=1)
         try:
-            os.link(part.name, folder / WORK)
+            os.link(part.name, folder / WORK)  # a move would take the place of theirs
         except FileExistsError:
             pass
         except OSError:  # a file system without links

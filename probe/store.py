@@ -9,14 +9,10 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -25,6 +21,7 @@ from torch import Tensor
 from probe.arguments import checked
 from probe.errors import BrokenFile, NotSaved
 from probe.json_files import read_object
+from probe.whole_files import check_writable, lock_beside, new_file, new_folder, sha256_of
 
 TENSORS, MANIFEST, SUMS = "tensors.safetensors", "manifest.json", "SHA256SUMS"
 
@@ -70,12 +67,7 @@ def check_free(folder: str | os.PathLike[str]) -> Path:
         raise NotSaved(f"cannot look into {folder}: {error.strerror}") from error
     if taken:
         raise NotSaved(f"{folder} exists and is not empty; nothing was written. Choose another folder or remove it")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NotSaved(f"cannot write into {folder.parent}: {error.strerror}") from error
-    if not os.access(folder.parent, os.W_OK):
-        raise NotSaved(f"cannot write into {folder.parent}: no permission")
+    check_writable(folder.parent)
     return folder
 
 
@@ -119,15 +111,16 @@ def check_saved(folder: str | os.PathLike[str]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A file of tensors that stands alone, with a checksum of them inside; `read_tensors` compares it.
+    """A file of tensors that stands alone, whole or not at all, with a checksum of them inside for `read_tensors`.
 
     Raises:
         NotSaved: it cannot be written.
     """
     apart = _apart({name: tensor.cpu() for name, tensor in tensors.items()})
     try:
-        save_file(apart, path, metadata={"sha256": _sha256_of(apart)})
-        _sync(path)
+        with new_file(path) as part:
+            save_file(apart, part, metadata={"sha256": _sha256_of(apart)})
+            _sync(part)
     except (OSError, SafetensorError) as error:
         raise NotSaved(f"cannot write {path}: {error}") from error
 
@@ -152,60 +145,26 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _write_folder(folder: Path, write: Callable[[Path], None]) -> Path:
     """Let `write` fill a folder beside the place, then move it there: whole or not at all."""
     check_free(folder)
-    part = make_beside(folder)
-    try:
-        write(part)
-        _write_synced(part / SUMS, "".join(f"{_line_of(path)}\n" for path in sorted(part.iterdir())))
-        part.chmod(0o755)
-        os.replace(part, folder)
-    except (OSError, SafetensorError) as error:
-        raise NotSaved(f"cannot write {folder}: {error}; nothing was left behind") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with new_folder(folder) as part:
+        try:
+            write(part)
+            _write_synced(part / SUMS, "".join(f"{_line_of(path)}\n" for path in sorted(part.iterdir())))
+            os.replace(part, folder)
+        except (OSError, SafetensorError) as error:
+            raise NotSaved(f"cannot write {folder}: {error}; nothing was left behind") from error
     return folder
 
 
-def make_beside(folder: Path) -> Path:
-    """An empty folder on the same disk, to be moved there when it is filled. What killed processes left is removed.
-
-    Raises:
-        NotSaved: it cannot be made.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for left in folder.parent.iterdir():
-            if left.name.startswith(f".saving-{folder.name}-") and is_left_over(left):
-                shutil.rmtree(left, ignore_errors=True)
-        return Path(tempfile.mkdtemp(prefix=f".saving-{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise NotSaved(f"cannot write into {folder.parent}: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def only_process(folder: Path) -> Iterator[None]:
-    """Hold a lock beside the folder, which the system releases when a process dies, however it dies.
+def only_process(folder: Path) -> contextlib.AbstractContextManager:
+    """Hold a lock beside the folder, for a `with`; another process that holds it is waited for.
 
     Raises:
         NotSaved: it cannot be made there.
     """
-    lock = filelock.FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        return lock_beside(folder)
     except (OSError, NotImplementedError) as error:  # the second: a file system without locks
         raise NotSaved(f"cannot write into {folder.parent}: {error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def is_left_over(path: Path) -> bool:
-    """Whether what was being written here has not been touched for an hour: whoever wrote it was killed."""
-    try:
-        return time.time() - path.stat().st_mtime > 3600
-    except OSError:  # another process was faster
-        return False
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -223,8 +182,7 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _line_of(path: Path) -> str:
     """A file's checksum and name, as sha256sum writes them."""
     try:
-        with path.open("rb") as file:
-            return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}"
+        return f"{sha256_of(path)}  {path.name}"
     except OSError as error:
         raise BrokenFile(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.arguments import check_fields, checked
-from probe.catalogue import DEFAULT_WORD_VECTORS, fetch, known_models, known_word_vectors
+from probe.catalogue import DEFAULT_WORD_VECTORS, known_models, known_word_vectors
 from probe.errors import (
     BadPrompt,
     BadShape,
@@ -32,6 +32,7 @@ from probe.errors import (
     either,
     unknown_name,
 )
+from probe.fetching import fetch
 from probe.gpt import GPT
 from probe.provenance import fingerprint, provenance
 from probe.shown import Shown, Summary, TableHead, beginning

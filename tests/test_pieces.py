@@ -1,11 +1,12 @@
 """Long work in pieces: what is finished stays, and belongs to one call."""
 
+import errno
 import os
 
 import pytest
 import torch
 
-from probe import pieces as pieces_module
+from probe import store
 from probe.errors import BrokenFile, NotSaved
 from probe.pieces import Pieces
 
@@ -66,6 +67,20 @@ def test_a_folder_that_cannot_be_made_is_said_at_once(tmp_path):
         Pieces(tmp_path / "file" / "work", ARGUMENTS)
 
 
+def test_a_full_disk_is_named_once_and_the_pieces_before_are_kept(tmp_path, monkeypatch):
+    def full_disk(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    pieces = Pieces(tmp_path, ARGUMENTS)
+    pieces.put("first", {"x": torch.tensor(1)})
+    monkeypatch.setattr(store, "save_file", full_disk)
+    with pytest.raises(NotSaved) as raised:
+        pieces.put("second", {"x": torch.tensor(2)})
+    where, error = tmp_path / "second.safetensors", "[Errno 28] No space left on device"
+    assert str(raised.value) == f"cannot write {where}: {error}; the pieces before it are kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.safetensors", "work.json"]
+
+
 def test_any_change_of_a_piece_is_found_by_its_checksum(tmp_path):
     pieces = Pieces(tmp_path, ARGUMENTS)
     pieces.put("first", {"x": torch.arange(40.0), "y": torch.tensor([True, False])})
@@ -103,14 +118,14 @@ def test_of_two_calls_that_begin_at_once_in_one_folder_the_second_is_told(tmp_pa
 
 def test_two_that_write_one_piece_at_once_do_not_meet(tmp_path, monkeypatch):
     first, second = Pieces(tmp_path, ARGUMENTS), Pieces(tmp_path, ARGUMENTS)
-    write = pieces_module.write_tensors
+    save_file = store.save_file
 
-    def while_another_does(path, tensors):
-        monkeypatch.setattr(pieces_module, "write_tensors", write)
-        write(path, tensors)
+    def while_another_does(tensors, path, **options):
+        monkeypatch.setattr(store, "save_file", save_file)
+        save_file(tensors, path, **options)
         second.put("first", tensors)
 
-    monkeypatch.setattr(pieces_module, "write_tensors", while_another_does)
+    monkeypatch.setattr(store, "save_file", while_another_does)
     first.put("first", {"x": torch.arange(3)})
     assert first.get("first")["x"].tolist() == [0, 1, 2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.safetensors", "work.json"]

@@ -1,6 +1,5 @@
-"""What is saved stays as it was saved, or says so; what killed processes left half-written goes away."""
+"""What is saved stays as it was saved, or says so."""
 
-import os
 import random
 import shutil
 import subprocess
@@ -9,8 +8,8 @@ import pytest
 import torch
 
 import probe
-from probe.errors import BrokenFile, NotSaved
-from probe.store import check_saved, is_left_over, make_beside, save_result
+from probe.errors import BrokenFile
+from probe.store import check_saved, save_result
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
@@ -59,21 +58,3 @@ def test_notes_beside_what_was_saved_do_no_harm(tmp_path):
     save_result(tmp_path / "a", {"x": torch.ones(2)}, {})
     (tmp_path / "a" / "notes.txt").write_text("mine")
     check_saved(tmp_path / "a")
-
-
-def test_what_a_killed_process_left_beside_goes_with_the_next_save_and_nothing_else_does(tmp_path):
-    old, new, other, mine = (tmp_path / name for name in (".saving-a-1", ".saving-a-2", ".saving-b-1", ".a-notes"))
-    for folder in (old, new, other, mine):
-        folder.mkdir()
-        (folder / "half").write_text("half")
-    for folder in (old, other, mine):
-        os.utime(folder, (0, 0))
-    assert is_left_over(old) and not is_left_over(new)
-    save_result(tmp_path / "a", {"x": torch.ones(2)}, {})
-    assert not old.exists() and new.exists() and other.exists() and mine.exists()
-
-
-def test_a_place_beside_which_nothing_can_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(NotSaved, match="cannot write into"):
-        make_beside(tmp_path / "file" / "a")

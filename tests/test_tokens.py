@@ -268,7 +268,8 @@ def test_a_broken_folder_names_its_file(files, said, tmp_path):
 def test_the_default_models_tokens_equal_those_of_huggingface(default_model):
     import transformers
 
-    from probe.catalogue import DEFAULT_MODEL, cached_path
+    from probe.catalogue import DEFAULT_MODEL
+    from probe.fetching import cached_path
 
     path = cached_path(DEFAULT_MODEL)
     theirs = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)

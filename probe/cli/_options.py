@@ -33,8 +33,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 
 def load(source: str | None, status: Any) -> tuple[Any, float]:
     """The model, and the seconds that its weights took; a download in between draws its own bar and is not counted."""
-    from probe.catalogue import DEFAULT_MODEL, is_cached, known_models
-    from probe.catalogue import fetch as fetch_model
+    from probe.catalogue import DEFAULT_MODEL, known_models
+    from probe.fetching import fetch as fetch_model
+    from probe.fetching import is_cached
 
     name = DEFAULT_MODEL if source is None else source
     if any(known.name == name for known in known_models()) and not Path(name).exists() and not is_cached(name):

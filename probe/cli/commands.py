@@ -3,7 +3,6 @@
 Exit codes: 0 all is well, 1 a check failed, 2 bad input, 130 interrupted.
 """
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from probe.cli._options import AsJson, Model, load, print_json, read_names, read
 from probe.cli._talk import chat, generate
 from probe.cli._words import analogy, near
 from probe.errors import NotSaved, ProbeError
+from probe.whole_files import check_writable, new_file
 
 HELP = ("-h", "--help")
 
@@ -216,12 +216,13 @@ def check(
 @models_app.command("list", epilog="Example: probe models --json")
 def list_models(as_json: AsJson = False) -> None:
     """What is known, cached or not, with licence and size; `probe models` alone does this too."""
-    from probe import catalogue
+    from probe.catalogue import known_models, known_word_vectors
     from probe.cli._results import show_known
+    from probe.fetching import cache_folder
 
-    models = [{**_facts(known), "parameters": known.parameters} for known in catalogue.known_models()]
-    words = [{**_facts(known), "n_words": known.n_words, "d": known.d} for known in catalogue.known_word_vectors()]
-    cache = str(catalogue.cache_folder())
+    models = [{**_facts(known), "parameters": known.parameters} for known in known_models()]
+    words = [{**_facts(known), "n_words": known.n_words, "d": known.d} for known in known_word_vectors()]
+    cache = str(cache_folder())
     if as_json:
         print_json({"cache": cache, "models": models, "word_vectors": words})
     else:
@@ -229,7 +230,8 @@ def list_models(as_json: AsJson = False) -> None:
 
 
 def _facts(known: Any) -> dict[str, Any]:
-    from probe.catalogue import DEFAULT_MODEL, DEFAULT_WORD_VECTORS, cached_size, is_cached
+    from probe.catalogue import DEFAULT_MODEL, DEFAULT_WORD_VECTORS
+    from probe.fetching import cached_size, is_cached
 
     return {
         "name": known.name, "default": known.name in (DEFAULT_MODEL, DEFAULT_WORD_VECTORS),
@@ -241,7 +243,7 @@ def _facts(known: Any) -> dict[str, Any]:
 @models_app.command(epilog="Example: probe models fetch smollm2-135m-instruct-q4_1")
 def fetch(name: Annotated[str, typer.Argument(help="As `probe models` lists it.")]) -> None:
     """Download a model or word vectors into the cache, unless they are there. Prints where they are."""
-    from probe.catalogue import fetch as fetch_model
+    from probe.fetching import fetch as fetch_model
 
     typer.echo(fetch_model(name))
 
@@ -249,8 +251,8 @@ def fetch(name: Annotated[str, typer.Argument(help="As `probe models` lists it."
 @models_app.command(epilog="Example: probe models remove smollm2-135m-instruct-q4_1")
 def remove(name: Annotated[str, typer.Argument(help="As `probe models` lists it.")]) -> None:
     """Delete a model or word vectors from the cache."""
-    from probe.catalogue import cache_folder
-    from probe.catalogue import remove as remove_model
+    from probe.fetching import cache_folder
+    from probe.fetching import remove as remove_model
 
     freed = remove_model(name)
     typer.echo(f"{name}: freed {freed / 1e6:,.0f} MB" if freed else f"{name}: was not in the cache ({cache_folder()})")
@@ -264,24 +266,17 @@ def _source_of(model: str | None) -> str:
 
 def _check_writable(page: Path) -> None:
     """Raise before anything is loaded, rather than after."""
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NotSaved(f"cannot write into {page.parent}: {error.strerror}") from error
-    if not os.access(page.parent, os.W_OK) or page.is_dir():
+    check_writable(page.parent)
+    if page.is_dir():
         raise NotSaved(f"cannot write {page}")
 
 
 def _write(page: Path, text: str) -> None:
-    """Whole or not at all: beside its place first, then moved there."""
-    part = page.with_name(f".{page.name}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, page)
+        with new_file(page) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise NotSaved(f"cannot write {page}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _say_error(message: str) -> None:

@@ -22,8 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from probe.arguments import checked
-from probe.catalogue import cache_folder
 from probe.errors import BrokenFile, DifferentModel, OutOfRange, SiteNotRecorded
+from probe.fetching import cache_folder
 from probe.gpt import GPT
 from probe.methods._stream import divergence, stream_places, uniform_divergence
 from probe.methods._windows import ROWS_AT_ONCE, Texts, sample_batch, windows_of

@@ -78,10 +78,10 @@ class SafetensorsFiles:
         self._open.close()
 
 
-def empty_model(config: GPTConfig, name: str) -> GPT:
-    """A model whose parameters have shapes but no memory yet."""
+def empty_model(config: GPTConfig, name: str, tokenizer: Any = None) -> GPT:
+    """A model whose parameters have shapes but no memory yet; nothing is drawn."""
     with torch.device("meta"):
-        return GPT(config, name=name)
+        return GPT(config, tokenizer=tokenizer, name=name)
 
 
 def check_shapes(source: TensorSource, expected: Mapping[str, tuple[int, ...]], where: str) -> None:

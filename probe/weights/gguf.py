@@ -22,6 +22,7 @@ from probe.tokens import Tokenizer
 from probe.weights._gguf_config import config_of
 from probe.weights._gguf_file import GGUFFile
 from probe.weights._gguf_tokenizer import tokenizer_of
+from probe.weights._tensors import empty_model
 
 MOST_THREADS = 4
 """Each holds one expanded tensor and its transposed copy, so memory grows with them; four keep up with most disks."""
@@ -49,8 +50,7 @@ def load_gguf(
     read = partial(_read, file, dtype=dtype, device=torch.device(device))
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         weights = {ours: weight for part in pool.map(read, sources) for ours, weight in part.items()}
-    with torch.device("meta"):  # shapes alone: nothing is drawn or copied
-        model = GPT(config, tokenizer=tokenizer, name=name or file.path.stem)
+    model = empty_model(config, name or file.path.stem, tokenizer)
     model.load_state_dict(weights, strict=True, assign=True)
     return model
 

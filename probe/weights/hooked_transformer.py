@@ -116,10 +116,11 @@ def load_hooked_transformer(
     *,
     config: Any = None,
     name: str | None = None,
+    tokenizer: Any = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> GPT:
-    """The model in a state dict of HookedTransformer, without a tokenizer.
+    """The model in a state dict of HookedTransformer, with this tokenizer: none is read.
 
     Args:
         path: a .pt or .pth file, or a folder with one of them or with safetensors.
@@ -136,7 +137,7 @@ def load_hooked_transformer(
         n_tensors = len(checkpoint.tensors.shapes)
         if checkpoint.config.n_layers > n_tensors:  # found before so many layers are made
             raise BrokenFile(f"{path}: {checkpoint.config.n_layers:,} layers, but only {n_tensors:,} tensors")
-        model = empty_model(checkpoint.config, name or path.resolve().stem)
+        model = empty_model(checkpoint.config, name or path.resolve().stem, tokenizer)
         _fill(model, checkpoint, dtype, torch.device(device))
     return model.to(device=device, dtype=dtype)  # also what is no weight, such as a gain of 1
 

@@ -28,9 +28,14 @@ CONVERT = (
 
 
 def load_folder(
-    folder: str | os.PathLike[str], *, name: str | None = None, dtype=torch.float32, device: torch.device | str = "cpu"
+    folder: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    tokenizer: Any = None,
+    dtype=torch.float32,
+    device: torch.device | str = "cpu",
 ) -> GPT:
-    """The model in a folder that Hugging Face or `save_model` wrote, without its tokenizer.
+    """The model in a folder that Hugging Face or `save_model` wrote, with this tokenizer: none is read.
 
     Raises:
         UnsupportedModel: an architecture or setting that this GPT does not compute; weights only as pickle.
@@ -41,7 +46,7 @@ def load_folder(
     with SafetensorsFiles(find_weights(folder)) as files:
         if config.n_layers > len(files.shapes):  # found before so many layers are made
             raise BrokenFile(f"{folder}: {config.n_layers:,} layers, but only {len(files.shapes):,} tensors")
-        model = empty_model(config, name or folder.resolve().name)
+        model = empty_model(config, name or folder.resolve().name, tokenizer)
         fill_model(model, family, files, where=str(folder), dtype=dtype, device=torch.device(device))
     return model
 

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.catalogue import cached_path, known_models
+from probe.catalogue import known_models
 from probe.errors import UnsupportedModel
+from probe.fetching import cached_path
 from probe.weights._hooked_config import ENDINGS, is_hooked_folder
 
 

@@ -5,7 +5,6 @@ A new folder appears whole or not at all. In a folder that holds a model already
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -14,10 +13,10 @@ from safetensors.torch import save_file
 from probe.arguments import checked
 from probe.errors import NotSaved
 from probe.gpt import GPT
-from probe.store import make_beside
 from probe.weights._hf_config import write_config
 from probe.weights._hf_tensors import their_tensors
 from probe.weights._tensors import CONFIG
+from probe.whole_files import new_folder
 
 WEIGHTS = "model.safetensors"
 OF_THE_OLD_MODEL = (
@@ -49,18 +48,15 @@ def save_model(model: GPT, folder: str | os.PathLike[str]) -> Path:
     values, family = write_config(model.config)
     values |= _facts_for_transformers(model)
     _check_place(folder)
-    part = make_beside(folder)
-    try:
-        part.chmod(0o755)
-        save_file(their_tensors(model, family), part / WEIGHTS, metadata={"format": "pt"})
-        (part / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        if model.tokenizer is not None:
-            model.tokenizer.save(part)
-        _move(part, folder)
-    except (OSError, SafetensorError) as error:
-        raise NotSaved(f"cannot write {folder}: {error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with new_folder(folder) as part:
+        try:
+            save_file(their_tensors(model, family), part / WEIGHTS, metadata={"format": "pt"})
+            (part / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            if model.tokenizer is not None:
+                model.tokenizer.save(part)
+            _move(part, folder)
+        except (OSError, SafetensorError) as error:
+            raise NotSaved(f"cannot write {folder}: {error}") from error
     return folder
 
 
@@ -81,6 +77,7 @@ def _check_place(folder: Path) -> None:
 
 
 def _move(part: Path, folder: Path) -> None:
+    """Into a folder that holds a model, file by file: a folder cannot take the place of one that is not empty."""
     if not folder.exists():
         os.replace(part, folder)
         return

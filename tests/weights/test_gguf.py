@@ -197,7 +197,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 def test_the_default_model_gives_the_logits_of_huggingface_and_knows_paris(default_model):
     import transformers
 
-    from probe.catalogue import DEFAULT_MODEL, cached_path
+    from probe.catalogue import DEFAULT_MODEL
+    from probe.fetching import cached_path
 
     path = cached_path(DEFAULT_MODEL)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
