@@ -49,7 +49,7 @@ def page(chosen: Selection) -> None:
     _before_and_after(chosen, target, against)
     st.subheader("Each part in turn")
     question = _ask(chosen, target, against)
-    sweep = _swept(chosen, question)
+    sweep = _swept(question)
     if sweep is not None:
         _show(chosen, question, sweep)
 
@@ -110,7 +110,7 @@ def _ask(chosen: Selection, target: int, against: int) -> Question:
     )  # fmt: skip
 
 
-def _swept(chosen: Selection, question: Question) -> probe.AblationSweep | None:
+def _swept(question: Question) -> probe.AblationSweep | None:
     """The sweep as far as it has come: it begins by itself where it is short, shows every part, and can be stopped."""
     plan = sweep_plan(question)
     st.caption(f"This takes {shown(str(plan))}. Finished layers are kept: after a stop it goes on from there.")

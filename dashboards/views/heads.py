@@ -165,7 +165,7 @@ def _one_head(chosen: Selection) -> None:
         with st.container(width=530):
             figure(_drawn(pattern, hide, theme(), (chosen.query, chosen.key)), key="pattern")
         with st.container(width=390):
-            _row(chosen, recording, plain)
+            _row(chosen, recording)
     _more(chosen, recording, plain)
     keep(
         pattern, _code(chosen, weighted), name=f"head-{chosen.layer}-{chosen.head}",
@@ -213,7 +213,7 @@ def _token(chosen: Selection, place: int) -> str:
     return f"‘{shown(show_token(chosen.str_tokens[place]))}’ \\[{place}\\]"
 
 
-def _row(chosen: Selection, recording: probe.Recording, pattern: HeadPattern) -> None:
+def _row(chosen: Selection, recording: probe.Recording) -> None:
     """What the chosen token sees, token by token."""
     st.markdown(f"What {_token(chosen, chosen.query)} sees (query · key, softmax, value)")
     look = read_look(recording, chosen.layer, chosen.head, position=chosen.query)
