@@ -5,18 +5,9 @@ import streamlit as st
 from components.controls import Selection, part_name, set_head, switch_head, switch_parts
 from components.head_grid import Overlay, head_grid
 from components.show import figure, keep, shown, theme
-from state import (
-    Question,
-    contrast,
-    join_sweeps,
-    joint_effect,
-    last_logits,
-    overview,
-    sweep_layers,
-    sweep_part,
-    sweep_plan,
-    token_name,
-)
+from state.ablation import Question, joint_effect, sweep_layers, sweep_part, sweep_plan, token_name
+from state.heads import overview
+from state.models import contrast, last_logits
 
 import probe
 from probe.errors import BadPrompt
@@ -24,6 +15,7 @@ from probe.figures.ablation import ablation_bars, ablation_map, prompt_effects, 
 from probe.figures.distribution import next_token_bars, next_token_change
 from probe.methods._replacement import VALUES
 from probe.methods._units import Unit
+from probe.methods.ablation import join_sweeps
 from probe.methods.distribution import same_next_tokens
 from probe.prompts import str_tokens, token_id
 from probe.tokens import show_token

@@ -7,7 +7,7 @@ import streamlit as st
 from components.controls import Selection, set_place
 from components.show import figure, keep, shown, theme
 from components.token_strip import token_strip
-from state import Branches, Writing, chat_ids, generated, messages, scored
+from state.generation import Branches, Writing, chat_ids, generated, messages, scored
 
 from probe.errors import BadPrompt
 from probe.figures.generation import choice_bar, step_bars, surprise_bars

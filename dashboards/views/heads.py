@@ -12,18 +12,9 @@ from components.controls import Selection, set_head, set_place, switch_head
 from components.head_grid import Overlay, head_grid
 from components.show import figure, keep, show_so_far, shown, theme
 from components.token_strip import token_strip
-from state import (
-    ALL_LAYERS,
-    ONE_HEAD,
-    Overview,
-    attribution,
-    contrast,
-    head_written,
-    layer_recording,
-    looks,
-    needed,
-    overview,
-)
+from state.ablation import needed
+from state.heads import ALL_LAYERS, Overview, attribution, head_written, layer_recording, looks, overview
+from state.models import contrast
 
 import probe
 from probe.figures._theme import ThemeName
@@ -54,6 +45,8 @@ ABOUT = {
     "entropy": "How evenly a head spreads its attention over what it sees.",
     "distance": "How far back a head looks.",
 }
+ONE_HEAD = 512
+"""Tokens up to which a single head is shown in full."""
 
 
 def page(chosen: Selection) -> None:
