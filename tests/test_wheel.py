@@ -58,8 +58,8 @@ sys.path.insert(0, str(find_app().parent))
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_file(str(find_app()), default_timeout=120).run()
 print(find_app(), [one.message for one in app.exception], app.subheader[0].value.split()[0])
-import state
-print(state.introduction.__file__)
+from state.introduction import introduction
+print(introduction.__file__)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=empty, capture_output=True, text=True)
     expected = [f"{target}/probe_dashboards/app.py [] Layer", f"{target}/probe_analyses/introduction.py"]

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
+import numpy as np
 import streamlit as st
 from components.show import shown
-from state import TakenOut, edits, load_model, model_names, telling_head
+from state.heads import overview
+from state.models import TakenOut, edits, load_model, model_names
 
 import probe
 from probe.catalogue import DEFAULT_MODEL
@@ -20,6 +22,8 @@ from probe.tokens import show_token
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 LONGEST_LINK = 2000
 """Characters of a prompt that a link carries."""
+TELLING = 0.3
+"""Attention, on average, with which a head shows what it does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +31,7 @@ class Selection:
     """What is looked at."""
 
     model_name: str
-    """As `state.load_model` takes it."""
+    """As `load_model` of `state.models` takes it."""
     model: probe.GPT
     prompt: str
     document_start: bool
@@ -150,7 +154,20 @@ def part_name(part: tuple[int, int | None]) -> str:
 def _somewhere(name: str, ids: tuple[int, ...]) -> tuple[int, int]:
     """The layer and head where nobody has chosen one: of a head that has something to show."""
     said = [st.session_state.get(key) is not None or key in st.query_params for key in ("layer", "head")]
-    return (0, 0) if all(said) else telling_head(name, ids)
+    return (0, 0) if all(said) else _telling_head(name, ids)
+
+
+def _telling_head(name: str, ids: tuple[int, ...]) -> tuple[int, int]:
+    """(layer, head) of one that looks back at repeated words, or else at the word before; 0.0 of very short texts.
+
+    Induction comes second: a head that rests on one token scores there too, where that token follows a repeated one.
+    """
+    scores = overview(name, ids).scores
+    for score in ("duplicate token", "induction", "previous token"):
+        if score in scores and scores[score].max() > TELLING:
+            layer, head = np.unravel_index(scores[score].argmax(), scores[score].shape)
+            return int(layer), int(head)
+    return 0, 0
 
 
 def _taken_out(model: probe.GPT) -> TakenOut:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import streamlit as st
 from jaxtyping import Float
-from state import Overview, TakenOut
+from state.heads import Overview
+from state.models import TakenOut
 
 from probe.figures._theme import THEMES
 from probe.tokens import show_token

@@ -4,7 +4,7 @@ import dataclasses
 
 import streamlit as st
 from components.show import figure, keep, shown, theme
-from state import evaluation, profile, profile_seconds
+from state.directions import evaluation, profile, profile_seconds
 
 from probe.figures.directions import layer_profile_lines, pair_differences, permutation_histogram, projection_strip
 from probe.figures.word_space import pair_arrows

@@ -9,7 +9,7 @@ from typing import Literal
 import streamlit as st
 from components.controls import Selection
 from components.show import shown
-from state import Space, direction
+from state.directions import Space, direction
 
 import probe
 from probe.errors import OutOfRange

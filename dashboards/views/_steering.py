@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 import streamlit as st
 from components.show import figure, keep, shown, theme
-from state import DoseQuestion, Push, dose, join_doses, steered, steered_logits
+from state.steering import DoseQuestion, Push, dose, steered, steered_logits
 from streamlit.delta_generator import DeltaGenerator
 
 from probe.errors import OutOfRange
 from probe.figures.distribution import next_token_change
 from probe.figures.steering import dose_curve_lines
 from probe.methods.distribution import same_next_tokens
-from probe.methods.steering import DOSES, USED
+from probe.methods.steering import DOSES, USED, join_doses
 from probe.prompts import read_prompts
 from views._pairs import PairsInSpace, text_of
 

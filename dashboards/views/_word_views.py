@@ -7,7 +7,7 @@ from typing import Any
 import pandas
 import streamlit as st
 from components.show import figure, keep, shown, theme
-from state import analogy, neighbours
+from state.directions import analogy, neighbours
 from streamlit.delta_generator import DeltaGenerator
 
 import probe

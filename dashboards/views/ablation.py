@@ -5,18 +5,9 @@ import streamlit as st
 from components.controls import Selection, part_name, set_head, switch_head, switch_parts
 from components.head_grid import Overlay, head_grid
 from components.show import figure, keep, shown, theme
-from state import (
-    Question,
-    contrast,
-    join_sweeps,
-    joint_effect,
-    last_logits,
-    overview,
-    sweep_layers,
-    sweep_part,
-    sweep_plan,
-    token_name,
-)
+from state.ablation import Question, joint_effect, sweep_layers, sweep_part, sweep_plan, token_name
+from state.heads import overview
+from state.models import contrast, last_logits
 
 import probe
 from probe.errors import BadPrompt
@@ -24,6 +15,7 @@ from probe.figures.ablation import ablation_bars, ablation_map, prompt_effects, 
 from probe.figures.distribution import next_token_bars, next_token_change
 from probe.methods._replacement import VALUES
 from probe.methods._units import Unit
+from probe.methods.ablation import join_sweeps
 from probe.methods.distribution import same_next_tokens
 from probe.prompts import str_tokens, token_id
 from probe.tokens import show_token
@@ -49,7 +41,7 @@ def page(chosen: Selection) -> None:
     _before_and_after(chosen, target, against)
     st.subheader("Each part in turn")
     question = _ask(chosen, target, against)
-    sweep = _swept(chosen, question)
+    sweep = _swept(question)
     if sweep is not None:
         _show(chosen, question, sweep)
 
@@ -110,7 +102,7 @@ def _ask(chosen: Selection, target: int, against: int) -> Question:
     )  # fmt: skip
 
 
-def _swept(chosen: Selection, question: Question) -> probe.AblationSweep | None:
+def _swept(question: Question) -> probe.AblationSweep | None:
     """The sweep as far as it has come: it begins by itself where it is short, shows every part, and can be stopped."""
     plan = sweep_plan(question)
     st.caption(f"This takes {shown(str(plan))}. Finished layers are kept: after a stop it goes on from there.")

@@ -7,7 +7,7 @@ import streamlit as st
 from components.controls import Selection, set_place
 from components.show import figure, keep, shown, theme
 from components.token_strip import token_strip
-from state import Branches, Writing, chat_ids, generated, messages, scored
+from state.generation import Branches, Writing, chat_ids, generated, messages, scored
 
 from probe.errors import BadPrompt
 from probe.figures.generation import choice_bar, step_bars, surprise_bars
@@ -57,7 +57,7 @@ def _write(chosen: Selection, ids: tuple[int, ...], begin: str | None) -> None:
     with text:
         _text(made, number)
     step = steps[number]
-    _put_in(chosen, step, number, branches)
+    _put_in(step, number, branches)
     st.caption(
         f"The model’s own probability {step.model_probability:.2%}, rank {step.rank:,}; surprise {step.surprise:.2f} "
         f"nats, where {step.entropy:.2f} was to be expected (entropy). The slider shows other temperatures."
@@ -172,7 +172,7 @@ def _choose_step(steps: tuple[Step, ...]) -> int:
     )  # fmt: skip
 
 
-def _put_in(chosen: Selection, step: Step, number: int, branches: Branches) -> None:
+def _put_in(step: Step, number: int, branches: Branches) -> None:
     """The alternatives as buttons: another text goes on from there."""
     tokens = step.distribution.tokens[:ALTERNATIVES].tolist()
     chances = step.distribution.probabilities()[:ALTERNATIVES].tolist()

@@ -12,18 +12,9 @@ from components.controls import Selection, set_head, set_place, switch_head
 from components.head_grid import Overlay, head_grid
 from components.show import figure, keep, show_so_far, shown, theme
 from components.token_strip import token_strip
-from state import (
-    ALL_LAYERS,
-    ONE_HEAD,
-    Overview,
-    attribution,
-    contrast,
-    head_written,
-    layer_recording,
-    looks,
-    needed,
-    overview,
-)
+from state.ablation import needed
+from state.heads import ALL_LAYERS, Overview, attribution, head_written, layer_recording, looks, overview
+from state.models import contrast
 
 import probe
 from probe.figures._theme import ThemeName
@@ -54,6 +45,8 @@ ABOUT = {
     "entropy": "How evenly a head spreads its attention over what it sees.",
     "distance": "How far back a head looks.",
 }
+ONE_HEAD = 512
+"""Tokens up to which a single head is shown in full."""
 
 
 def page(chosen: Selection) -> None:
@@ -165,7 +158,7 @@ def _one_head(chosen: Selection) -> None:
         with st.container(width=530):
             figure(_drawn(pattern, hide, theme(), (chosen.query, chosen.key)), key="pattern")
         with st.container(width=390):
-            _row(chosen, recording, plain)
+            _row(chosen, recording)
     _more(chosen, recording, plain)
     keep(
         pattern, _code(chosen, weighted), name=f"head-{chosen.layer}-{chosen.head}",
@@ -213,7 +206,7 @@ def _token(chosen: Selection, place: int) -> str:
     return f"‘{shown(show_token(chosen.str_tokens[place]))}’ \\[{place}\\]"
 
 
-def _row(chosen: Selection, recording: probe.Recording, pattern: HeadPattern) -> None:
+def _row(chosen: Selection, recording: probe.Recording) -> None:
     """What the chosen token sees, token by token."""
     st.markdown(f"What {_token(chosen, chosen.query)} sees (query · key, softmax, value)")
     look = read_look(recording, chosen.layer, chosen.head, position=chosen.query)

@@ -6,7 +6,7 @@ import pandas
 import streamlit as st
 from components.controls import Selection, address
 from components.show import Tabled, figure, keep, shown, theme
-from state import Chapter, introduction, introduction_chapter, introduction_numbers
+from state.introduction import Chapter, introduction, introduction_chapter, introduction_numbers
 
 from probe.provenance import provenance
 

@@ -5,7 +5,7 @@ import streamlit as st
 from components.controls import Selection, set_place
 from components.show import figure, keep, shown, theme
 from components.token_strip import token_strip
-from state import LENS_POSITIONS, lens_change, lens_positions, lens_readout, tuned_lens
+from state.lens import LENS_POSITIONS, lens_change, lens_positions, lens_readout, tuned_lens
 
 from probe.errors import BadPrompt, OutOfRange
 from probe.figures.lens import Colour, lens_difference_heatmap, lens_heatmap, lens_lines, place_label

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from probe.errors import OutOfRange, check_index
-from probe.figures._theme import Theme, ThemeName, find_theme, legend_below, themed, token_axis, token_label
+from probe.figures._theme import ThemeName, find_theme, legend_below, themed, token_axis, token_label
 from probe.generation import Generation, Step
 from probe.methods.surprise import TextScores
 from probe.sampling import LARGEST_TEMPERATURE
@@ -89,9 +89,9 @@ def choice_bar(
     shades = (look.sequential[2], look.sequential[3])
     for number, (chance, text) in enumerate(zip(chances, texts, strict=True)):
         chosen = int(step.distribution.tokens[number]) == step.token
-        figure.add_trace(_piece(start, chance, text, look.lowers if chosen else shades[number % 2], look))
+        figure.add_trace(_piece(start, chance, text, look.lowers if chosen else shades[number % 2]))
         start += chance
-    figure.add_trace(_piece(start, max(0.0, 1.0 - start), "all others", look.grid, look))
+    figure.add_trace(_piece(start, max(0.0, 1.0 - start), "all others", look.grid))
     if step.drawn is not None:
         figure.add_vline(x=step.drawn, line={"color": look.text, "width": 2})
         figure.add_annotation(
@@ -145,7 +145,7 @@ def _bars_at(step: Step, n: int, temperature: float, top_k: int | None, top_p: f
     return [*chances, max(0.0, 1.0 - sum(chances))]
 
 
-def _piece(start: float, width: float, text: str, colour: str, look: Theme) -> go.Bar:
+def _piece(start: float, width: float, text: str, colour: str) -> go.Bar:
     return go.Bar(
         x=[width], base=start, y=[0], orientation="h", marker={"color": colour, "line": {"width": 0}},
         text=token_label(text) if width > 0.04 else "", textposition="inside", insidetextanchor="middle",

@@ -7,9 +7,10 @@ Sources: Michel et al., "Are sixteen heads really better than one?" (2019); Chan
 resampling; McGrath et al., "The Hydra effect" (2023), for self-repair.
 """
 
+import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.arguments import checked
-from probe.errors import check_count, unknown_name
+from probe.errors import OutOfRange, check_count, unknown_name
 from probe.gpt import GPT
 from probe.methods._asked import has_several
+from probe.methods._joining import check_joined, join_tensors
 from probe.methods._replacement import Value
 from probe.methods._schedule import MEMORY, SweepPlan
 from probe.methods._sweep import AFTER_THE_FIRST, Positions, prepare_sweep, read_setting
@@ -229,6 +231,50 @@ def ablation_sweep(
         direct=swept.direct.mean(-1), spread=swept.spread, groups=swept.groups, smallest_effect=least, twin=of_twin,
         complete=swept.complete and (of_twin is None or of_twin.complete), seed=seed, manifest=sweep.manifest,
     )  # fmt: skip
+
+
+@checked
+def join_sweeps(sweeps: Sequence[AblationSweep]) -> AblationSweep:
+    """Several sweeps as one: over the layers of all of them, or over all their listed units.
+
+    What one call over all of these would give: units of a kind from the first layer up, listed ones as they come.
+
+    Raises:
+        OutOfRange: no sweeps; a unit that stands in two of them; sweeps that differ in more than layers and listed
+            units, or of which an interruption left out different prompts.
+        WrongType: other results.
+        DifferentModel: sweeps of models with other weights.
+    """
+    check_joined("sweeps", sweeps, AblationSweep, _shared)
+    first, units = sweeps[0], [unit for sweep in sweeps for unit in sweep.units]
+    parts = [unit.parts for unit in units]
+    if len(set(parts)) < len(parts):
+        twice = next(unit.name for place, unit in enumerate(units) if unit.parts in parts[:place])
+        raise OutOfRange(f"sweeps: unit {twice} stands in two of them")
+    called = [sweep.manifest["method_arguments"] for sweep in sweeps]
+    changed = {"layers": sorted({layer for one in called for layer in one["layers"]})}
+    order = list(range(len(units)))
+    if isinstance(called[0]["units"], str):
+        order.sort(key=lambda place: parts[place][0].layer)
+    else:
+        changed["units"] = [unit for one in called for unit in one["units"]]
+    return dataclasses.replace(
+        first, **join_tensors(sweeps, "unit", order), units=tuple(units[place] for place in order),
+        twin=None if first.twin is None else join_sweeps([sweep.twin for sweep in sweeps if sweep.twin]),
+        complete=all(sweep.complete for sweep in sweeps),
+        manifest={**first.manifest, "method_arguments": {**called[0], **changed}},
+    )  # fmt: skip
+
+
+def _shared(sweep: AblationSweep) -> dict[str, Any]:
+    """What sweeps that can be joined have in common: all that was asked but layers and listed units."""
+    called = sweep.manifest["method_arguments"]
+    return {
+        "prompts": sweep.manifest["prompts"], **called, "layers": None,
+        "units": called["units"] if isinstance(called["units"], str) else f"listed {sweep.kind}",
+        "smallest_effect": f"{sweep.smallest_effect:.3g}",  # by default a share of the clean metric: alike to rounding
+        "twin": sweep.twin is None, "prompts that were reached": sweep.groups,
+    }  # fmt: skip
 
 
 @checked

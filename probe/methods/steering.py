@@ -7,6 +7,7 @@ Sources: Turner et al., "Activation addition" (2023); Belrose et al., "LEACE: pe
 form" (2023); Elazar et al., "Amnesic probing" (2021).
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -25,6 +26,7 @@ from probe.interventions import Intervention, add, edit, project_out
 from probe.methods._direction import Direction
 from probe.methods._evidence import covariance_matched, isotropic
 from probe.methods._inputs import token_ids, token_texts
+from probe.methods._joining import check_joined, join_tensors
 from probe.prompts import read_prompts
 from probe.provenance import fingerprint, provenance
 from probe.recording import record
@@ -232,6 +234,25 @@ def dose_curve(
         gap=direction.gap / norm, clean=clean, effects=effects[0], random_effects=effects[1:], random_kind=random_kind,
         damage=damage[0], random_damage=damage[1:], seed=seed,
         manifest={**provenance(model), "method": "dose curve", "method_arguments": arguments},
+    )  # fmt: skip
+
+
+@checked
+def join_doses(curves: Sequence[DoseCurve]) -> DoseCurve:
+    """Several curves as one over the doses of all of them, as one call would give it.
+
+    Raises:
+        OutOfRange: no curves; a dose that stands in two of them; curves that differ in more than their doses.
+        WrongType: other results.
+        DifferentModel: curves of models with other weights.
+    """
+    check_joined("curves", curves, DoseCurve, lambda curve: {**curve.manifest["method_arguments"], "doses": None})
+    first, given = curves[0], [dose for curve in curves for dose in curve.doses]
+    doses = _check_doses(given)
+    called = {**first.manifest["method_arguments"], "doses": list(doses)}
+    return dataclasses.replace(
+        first, **join_tensors(curves, "dose", [given.index(dose) for dose in doses]), doses=doses,
+        manifest={**first.manifest, "method_arguments": called},
     )  # fmt: skip
 
 

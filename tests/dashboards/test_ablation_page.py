@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import probe
+from probe.methods.ablation import join_sweeps
 
 pytestmark = pytest.mark.model
 PROMPT = "one two three one two"
@@ -28,13 +29,13 @@ def test_the_sweep_on_the_page_is_the_librarys(open_page, tiny_folder):
 
 @pytest.mark.parametrize("value", ["mean", "mean per position", "resample", "zero"])
 def test_a_sweep_in_parts_is_the_whole_sweep(value, tiny_folder, monkeypatch):
-    import state
+    from state.ablation import Question, sweep_layers, sweep_part
 
     monkeypatch.setenv("PROBE_DASHBOARD_MODELS", str(tiny_folder))
-    question = state.Question(str(tiny_folder), (1, 2), 5, 6, "indirect object", 9, "heads", value, True)
-    parts = [state.sweep_part.__wrapped__(question, layers) for layers in state.sweep_layers(question)]
+    question = Question(str(tiny_folder), (1, 2), 5, 6, "indirect object", 9, "heads", value, True)
+    parts = [sweep_part.__wrapped__(question, layers) for layers in sweep_layers(question)]
     assert len(parts) == 3
-    joined = state.join_sweeps(parts)
+    joined = join_sweeps(parts)
     model, task, arguments = question.arguments()
     whole = probe.ablation_sweep(model, task, progress=False, **arguments)
     assert [unit.name for unit in joined.units] == [unit.name for unit in whole.units]

@@ -3,13 +3,13 @@
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-import state
+from state.introduction import introduction_chapter
 from views import PAGES, introduction
 
 from probe.cli._dashboard import MODELS
 
 pytestmark = pytest.mark.model
-CHAPTERS = list(state.introduction.CHAPTERS)
+CHAPTERS = list(introduction.introduction.CHAPTERS)
 KINDS = ("text_area", "text_input", "selectbox", "number_input", "slider", "toggle", "segmented_control")
 
 
@@ -21,7 +21,7 @@ def address(title: str) -> str:
 @pytest.fixture
 def chapters(tiny_folder, monkeypatch, glove):
     monkeypatch.setenv(MODELS, str(tiny_folder))
-    return {name: state.introduction_chapter(str(tiny_folder), name) for name in CHAPTERS}
+    return {name: introduction_chapter(str(tiny_folder), name) for name in CHAPTERS}
 
 
 def test_the_names_of_pages_are_those_of_the_app():

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import state
 import torch
+from state import lens
 from views import PAGES
 
 import probe
@@ -198,10 +198,10 @@ def test_the_grids_payload_holds_every_head(tiny_folder, monkeypatch):
 
     import numpy as np
 
-    grid, state = importlib.import_module("components.head_grid"), importlib.import_module("state")
+    grid, heads = importlib.import_module("components.head_grid"), importlib.import_module("state.heads")
     model = probe.load_model(tiny_folder)
     ids = (5, 9, 5, 7)
-    packed = grid.packed(state.overview.__wrapped__(str(tiny_folder), ids))
+    packed = grid.packed(heads.overview.__wrapped__(str(tiny_folder), ids))
     length = int.from_bytes(packed[:4], "little")
     header = json.loads(packed[4 : 4 + length])
     pictures = np.frombuffer(packed[4 + length :], np.uint8).reshape(3, 4, 4, 4)
@@ -215,11 +215,11 @@ def test_the_grids_payload_holds_every_head(tiny_folder, monkeypatch):
 def test_a_tuned_lens_is_used_where_there_is_one_and_never_fitted_by_a_page(open_page, monkeypatch, tmp_path):
     monkeypatch.setattr(tuned_lens, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(tuned_lens, "fit_tuned_lens", None)
-    state.tuned_lens.clear()
+    lens.tuned_lens.clear()
     app = open_page("lens", prompt="one two three")
     assert not app.exception and app.toggle(key="tuned").disabled
     assert "load_tuned_lens" in app.toggle(key="tuned").help
-    state.tuned_lens.clear()
+    lens.tuned_lens.clear()
 
 
 def test_tokens_that_are_followed_through_the_layers_are_the_librarys(open_page, tiny_folder):
@@ -244,7 +244,7 @@ def test_the_lens_of_a_long_text_is_read_after_the_token_that_was_chosen(open_pa
     right(app)
     assert not app.error
     model = probe.load_model(tiny_folder)
-    kept = state.lens_positions(len(model.tokenizer.encode(text)) + 1)
+    kept = lens.lens_positions(len(model.tokenizer.encode(text)) + 1)
     assert len(kept) == 48 and kept[0] < 23
     stream = probe.record(
         model, text, sites=["resid_pre", "resid_mid", "resid_post"], positions=kept, document_start=True

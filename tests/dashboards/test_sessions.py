@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import MagicMock
 
 import pytest
-import state
+from state.heads import heads_recording
 
 import probe
 from probe.cli._dashboard import MODELS
@@ -81,9 +81,7 @@ def test_twenty_sessions_at_once_each_have_their_own_right_numbers(one_server, o
 
 def test_what_nobody_looks_at_any_more_is_forgotten(tiny_folder, monkeypatch):
     monkeypatch.setenv(MODELS, str(tiny_folder))
-    seen = [
-        weakref.ref(state.heads_recording(str(tiny_folder), (1, 2, number), None, ((0, 1),))) for number in range(3, 15)
-    ]
+    seen = [weakref.ref(heads_recording(str(tiny_folder), (1, 2, number), None, ((0, 1),))) for number in range(3, 15)]
     gc.collect()
     alive = [number for number, one in enumerate(seen) if one() is not None]
     assert alive and len(alive) <= 4 and alive[-1] == len(seen) - 1

@@ -1,14 +1,25 @@
 """Taking a unit out equals one edited pass, for every unit, value and choice of positions."""
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
 
 import probe
-from probe.errors import BadPrompt, BadShape, NotSaved, NumbersBroke, OutOfRange, UnknownName
+from probe.errors import (
+    BadPrompt,
+    BadShape,
+    DifferentModel,
+    NotSaved,
+    NumbersBroke,
+    OutOfRange,
+    UnknownName,
+    WrongType,
+)
 from probe.methods import _schedule
 from probe.methods._reruns import CleanRun, Part, Row
+from probe.methods.ablation import join_sweeps
 from probe.prompts import read_prompts
 from tests.induction import INDUCTION, PREVIOUS, induction_model
 from tests.tiny import GPT2, LLAMA, tiny_model
@@ -356,6 +367,64 @@ def test_without_a_folder_an_interruption_returns_the_prompts_that_are_done(monk
     torch.testing.assert_close(found.effects, whole.effects[:, [0, 2]])  # in the order of the call
     assert found.clean.tolist() == whole.clean[[0, 2]].tolist()
     assert found.groups == {"prompt": [0, 2]}
+
+
+def same(found, expected):
+    """Whether every field is alike; batches of another size round the last digits otherwise."""
+    for field in dataclasses.fields(expected):
+        one, other = getattr(found, field.name), getattr(expected, field.name)
+        if isinstance(other, torch.Tensor):
+            torch.testing.assert_close(one, other, atol=EXACT, rtol=0)
+        elif isinstance(other, probe.AblationSweep):
+            same(one, other)
+        else:
+            assert one == other, field.name
+
+
+@pytest.mark.parametrize("value", ["zero", "mean", "mean per position", "resample"])
+@pytest.mark.parametrize("units", ["heads", "MLPs", "layers"])
+def test_sweeps_over_some_layers_are_joined_to_the_one_over_all(units, value):
+    model = tiny_model()
+    pieces = [sweep(model, units=units, value=value, layers=layers) for layers in ([2, 0], [1])]
+    joined = join_sweeps(pieces)
+    same(joined, sweep(model, units=units, value=value, layers=[0, 1, 2]))
+    assert joined.evidence.low.shape == joined.effects.shape[:1]
+    same(join_sweeps(pieces[:1]), pieces[0])
+
+
+def test_listed_units_their_twins_and_interruptions_are_joined():
+    model, twin = tiny_model(), tiny_model(seed=5)
+    first, second = [(2, 1), "MLP 1"], ["MLP 0", [(0, 1), (2, 0)]]
+    pieces = [sweep(model, units=units, twin=twin) for units in (first, second)]
+    joined = join_sweeps(pieces)
+    same(joined, sweep(model, units=[*first, *second], twin=twin))
+    assert [unit.name for unit in joined.units] == ["2.1", "MLP 1", "MLP 0", "0.1 + 2.0"]
+    assert not join_sweeps([pieces[0], dataclasses.replace(pieces[1], complete=False)]).complete
+
+
+def test_what_is_no_piece_of_one_sweep_is_not_joined(as_users_run_it):
+    model = tiny_model()
+    first, second = sweep(model, layers=0), sweep(model, layers=1)
+    with pytest.raises(OutOfRange, match="sweeps: the list is empty; give at least one AblationSweep"):
+        join_sweeps([])
+    with pytest.raises(WrongType, match="<Recording> is among them; expected each to be of the kind AblationSweep"):
+        join_sweeps([first, probe.record(model, "abc")])
+    with pytest.raises(OutOfRange, match="unit 1.0 stands in two of them"):
+        join_sweeps([first, second, second])
+    with pytest.raises(DifferentModel, match="whose weights differ"):
+        join_sweeps([first, sweep(tiny_model(seed=5), layers=1)])
+    others = {
+        "prompts, positions, groups, ": sweep(model, PROMPTS[:3], layers=1),
+        "value, replaced_by": sweep(model, value="zero", layers=1),
+        "metric, tokens": sweep(model, metric=probe.logit_difference(5, 8), layers=1, smallest_effect=0.02),
+        "units": sweep(model, units="MLPs", layers=1),
+        "twin": sweep(model, layers=1, twin=model),
+        "smallest_effect": sweep(model, layers=1, smallest_effect=9.0),
+        "prompts that were reached": dataclasses.replace(second, groups={"prompt": [0, 1]}),
+    }
+    for differing, other in others.items():
+        with pytest.raises(OutOfRange, match=f"sweeps: they differ in {differing}.*; expected pieces of one call"):
+            join_sweeps([first, other])
 
 
 def test_induction_needs_its_two_heads_and_no_other():

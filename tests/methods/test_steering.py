@@ -1,13 +1,15 @@
 """Adding and taking out directions: equal to plain edited passes, beside random directions."""
 
+import dataclasses
+
 import pytest
 import torch
 
 import probe
 from probe.contexts import words_in_context
-from probe.errors import BadPrompt, BadShape, DifferentModel, OutOfRange, UnknownName
+from probe.errors import BadPrompt, BadShape, DifferentModel, OutOfRange, UnknownName, WrongType
 from probe.methods.directions import fit_direction
-from probe.methods.steering import _leace, dose_curve, erasure_test
+from probe.methods.steering import _leace, dose_curve, erasure_test, join_doses
 from probe.words import from_arrays, word_vectors
 from tests.test_contexts import TEMPLATES, model_with_words
 
@@ -112,6 +114,36 @@ def test_the_natural_dose_is_the_one_nearest_to_a_gap_towards_the_positive_words
     assert found.natural_dose == expected
     with pytest.raises(OutOfRange, match="given were"):
         found.effect(0.25)
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_curves_over_some_doses_are_joined_to_the_one_over_all(positions):
+    model, direction = model_and_direction()
+    options = {**OPTIONS, "positions": positions}
+    curves = [dose_curve(model, direction, PROMPTS, doses=doses, **options) for doses in ((0.1, -0.4), (0.4,), (-0.1,))]
+    joined = join_doses(curves)
+    expected = dose_curve(model, direction, PROMPTS, doses=(-0.4, -0.1, 0.1, 0.4), **options)
+    for field in dataclasses.fields(expected):
+        one, other = getattr(joined, field.name), getattr(expected, field.name)
+        if isinstance(other, torch.Tensor):  # batches of another size round the last digits otherwise
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+        else:
+            assert one == other, field.name
+
+
+def test_what_is_no_piece_of_one_curve_is_not_joined(as_users_run_it):
+    model, direction = model_and_direction()
+    first, other = (dose_curve(model, direction, PROMPTS, doses=(0.5,), seed=seed, **OPTIONS) for seed in (0, 1))
+    with pytest.raises(OutOfRange, match="curves: the list is empty; give at least one DoseCurve"):
+        join_doses([])
+    with pytest.raises(WrongType, match="1 is among them; expected each to be of the kind DoseCurve"):
+        join_doses([first, 1])
+    with pytest.raises(OutOfRange, match="expected different numbers"):
+        join_doses([first, first])
+    with pytest.raises(OutOfRange, match="curves: they differ in seed; expected pieces of one call"):
+        join_doses([first, other])
+    with pytest.raises(DifferentModel, match="whose weights differ"):
+        join_doses([first, dose_curve(*model_and_direction("gpt2"), PROMPTS, doses=(0.1,), **OPTIONS)])
 
 
 @pytest.mark.parametrize("layers", ["this", "from here on"])
