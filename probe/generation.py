@@ -18,6 +18,7 @@ from torch import Tensor
 
 from probe.arguments import checked, one_or_several
 from probe.attention import KeyValueCache
+from probe.distributions import entropy_of, log_probs_of, ranks_of
 from probe.errors import BadIntervention, BadPrompt, OutOfRange, as_integer, check_index
 from probe.gpt import GPT
 from probe.interventions import Edits, Effect, Intervention, list_interventions, plan_edits
@@ -52,7 +53,7 @@ class Step(Shown):
     model_probability: float
     """The model's own, at temperature 1."""
     rank: int
-    """Among all tokens; 1 is the likeliest."""
+    """Among all tokens; 1 is the likeliest, and ties share the better place."""
     entropy: float
     """Of the model's own distribution, in nats."""
     drawn: float | None
@@ -276,7 +277,7 @@ class Settings:
 
     def choose(self, model: GPT, logits: Float[Tensor, " d_vocab"], steps: Sequence[Step], position: int) -> Step:
         """The next step. Its random number depends on the seed and the number of the step alone."""
-        log_probs = logits.double().log_softmax(-1)
+        log_probs = log_probs_of(logits.double())
         if self.sampling.temperature == 0:
             token, drawn, probability = int(logits.argmax()), None, 1.0
         else:
@@ -291,8 +292,8 @@ class Settings:
             text=str_tokens(model.tokenizer, [token])[0],
             probability=probability,
             model_probability=float(log_probs[token].exp()),
-            rank=int((logits > logits[token]).sum()) + 1,
-            entropy=float(-(log_probs.exp() * log_probs).nansum()),
+            rank=int(ranks_of(logits, logits[[token]])),
+            entropy=float(entropy_of(log_probs)),
             drawn=drawn,
             distribution=describe_distribution(logits, partial(str_tokens, model.tokenizer), listed=self.listed),
         )
