@@ -65,21 +65,31 @@ def bootstrap(statistic: Callable[[Tensor], Tensor], n: int, *, seed: int, n_res
     """
     draws = torch.randint(n, (n_resamples, n), generator=torch.Generator().manual_seed(seed))
     value = statistic(torch.arange(n)[None])[0]
-    outside = (1 - CONFIDENCE) / 2
-    low, high = statistic(draws).double().quantile(torch.tensor([outside, 1 - outside], dtype=torch.float64)).tolist()
+    low, high = map(float, interval(statistic(draws).double()))
     return Estimate(float(value), low, high)
 
 
+def interval(values: Float[Tensor, "... n"]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+    """Between what ends the middle 95 % of values lie."""
+    outside = (1 - CONFIDENCE) / 2
+    low, high = values.quantile(torch.tensor([outside, 1 - outside], dtype=values.dtype), dim=-1)
+    return low, high
+
+
 def bootstrap_share(statistic: Callable[[Tensor], Tensor], n: int, *, seed: int, n_resamples: int = 2000) -> Estimate:
-    """As `bootstrap`, of a share between 0 and 1, whose interval never says more than n things can.
+    """As `bootstrap`, of a share between 0 and 1, whose interval never says more than n things can."""
+    return widened(bootstrap(statistic, n, seed=seed, n_resamples=n_resamples), n)
+
+
+def widened(share: Estimate, n: int) -> Estimate:
+    """The share of n things with an interval that says no more than n things can.
 
     Where all n agree, resampling says nothing of what a further thing would do. So the low end is never above the exact
     binomial one for n of n, 0.025 ** (1 / n), nor the high end below its mirror image. Source: Clopper and Pearson
     (1934).
     """
-    found = bootstrap(statistic, n, seed=seed, n_resamples=n_resamples)
     end = ((1 - CONFIDENCE) / 2) ** (1 / n)
-    return Estimate(found.value, min(found.low, end), max(found.high, 1 - end))
+    return Estimate(share.value, min(share.low, end), max(share.high, 1 - end))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +116,13 @@ def sign_flips(n: int, n_permutations: int, *, seed: int) -> Flips:
 def smallest_p(n: int, n_permutations: int) -> float:
     """The smallest p that flipping the signs of n pairs can give."""
     return max(2.0 ** (1 - n), 1 / (1 + n_permutations))
+
+
+def check_permutations(n_permutations: int) -> None:
+    """Raise OutOfRange unless so many arrangements can show anything."""
+    least = round(1 / SIGNIFICANT) - 1
+    if n_permutations < least:
+        raise OutOfRange(f"n_permutations={n_permutations}: expected at least {least}, or p cannot reach {SIGNIFICANT}")
 
 
 def p_value(observed: float | Tensor, null: Float[Tensor, " draw"]) -> float:
@@ -212,10 +229,7 @@ def _grouped_interval(
         )
         weights *= times[:, members]
     weights = weights[weights.sum(1) > 0]  # kinds that hardly cross: a draw can miss every thing
-    means = values @ weights.T / (weights @ whole)
-    outside = (1 - CONFIDENCE) / 2
-    low, high = means.quantile(torch.tensor([outside, 1 - outside], dtype=torch.float64), dim=1)
-    return low, high
+    return interval(values @ weights.T / (weights @ whole))
 
 
 def _flip_test(

@@ -24,7 +24,7 @@ from probe.geometry import unit, without
 from probe.gpt import GPT
 from probe.interventions import Intervention, add, edit, project_out
 from probe.methods._direction import Direction
-from probe.methods._evidence import covariance_matched, isotropic
+from probe.methods._evidence import N_UNRELATED, covariance_matched, isotropic
 from probe.methods._inputs import token_ids, token_texts
 from probe.prompts import read_prompts
 from probe.provenance import fingerprint, provenance
@@ -417,7 +417,7 @@ def _random(direction: Direction, n: int, kind: RandomKind, seed: int) -> Float[
     if kind == "isotropic":
         return isotropic(n, len(direction.vector), generator)
     own = {word for pair in direction.pairs.words for word in pair}
-    others = direction.source.unrelated(300, without=own, seed=seed).double()
+    others = direction.source.unrelated(N_UNRELATED, without=own, seed=seed).double()
     return unit(without(covariance_matched(n, others, generator), direction.vector))
 
 

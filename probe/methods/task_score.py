@@ -16,7 +16,7 @@ from probe.provenance import provenance
 from probe.recording import record
 from probe.results import Result
 from probe.shown import Summary, count
-from probe.statistics import CONFIDENCE, Estimate, grid_evidence
+from probe.statistics import Estimate, grid_evidence, widened
 from probe.tasks import Task, check_tokens
 
 if TYPE_CHECKING:
@@ -145,10 +145,7 @@ def _measure(
 
 
 def _estimate(values: Tensor, task: Task, seed: int, *, share: bool = False) -> Estimate:
-    """Mean and interval. That of a share never says more than as many prompts can (see `bootstrap_share`)."""
-    found = grid_evidence(values.double()[None], task.groups, signed=False, smallest_effect=0.0, seed=seed)
-    low, high = float(found.low), float(found.high)
-    if share:
-        end = ((1 - CONFIDENCE) / 2) ** (1 / len(task))
-        low, high = min(low, end), max(high, 1 - end)
-    return Estimate(float(found.mean), low, high)
+    """Mean and interval."""
+    of_all = grid_evidence(values.double()[None], task.groups, signed=False, smallest_effect=0.0, seed=seed)
+    found = Estimate(float(of_all.mean), float(of_all.low), float(of_all.high))
+    return widened(found, len(task)) if share else found
