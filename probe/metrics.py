@@ -21,9 +21,9 @@ from probe.prompts import PromptBatch, Prompts, check_predicted, read_prompts, t
 Tokens = str | int | Sequence[str] | Sequence[int]
 """One token for all prompts, or one for each: text (" Mary") or ids."""
 LEAST_SHARE = 0.02
-"""A change worth naming, of metrics in logits: this share of the clean value."""
+"""A change worth naming: this share of the clean value, or of what there is to recover between two runs."""
 LEAST_NATS = 0.02
-"""The same of metrics in nats: a probability that changes by 2 %."""
+"""Of metrics in nats: a probability that changes by 2 %."""
 
 
 @dataclass(frozen=True, eq=False)

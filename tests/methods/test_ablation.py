@@ -8,7 +8,7 @@ import torch
 import probe
 from probe.errors import BadPrompt, BadShape, NotSaved, NumbersBroke, OutOfRange, UnknownName
 from probe.methods import _schedule
-from probe.methods._reruns import CleanRun, Part, Row
+from probe.methods._reruns import Part, RecordedRun, Row
 from probe.prompts import read_prompts
 from tests.induction import INDUCTION, PREVIOUS, induction_model
 from tests.tiny import GPT2, LLAMA, tiny_model
@@ -122,7 +122,7 @@ def test_all_logits_of_a_rerun_equal_those_of_a_plain_pass(family):
     batch = read_prompts(model.config, model.tokenizer, PROMPTS)
     everything = probe.custom_metric(lambda logits: logits.sum((1, 2)), position=None).bind(model, batch)
     with torch.no_grad():
-        clean = CleanRun(model, batch, everything, range(4), ["z"])
+        clean = RecordedRun(model, batch, everything, range(4), ["z"])
         heads = [Part(layer, "z", head) for layer in range(3) for head in range(4)]
         rows = [Row(2, 0, (part,), tuple(range(1, 8))) for part in heads]
         logits = clean.logits(rows, lambda layer, site: torch.zeros(1, 1, 4, 8))
@@ -293,7 +293,7 @@ def test_a_smaller_budget_means_more_batches():
 def test_a_stopped_sweep_goes_on_from_its_folder(tmp_path, monkeypatch):
     model = tiny_model()
     expected = sweep(model, RAGGED, memory=150_000)
-    plain, calls = CleanRun.logits, []
+    plain, calls = RecordedRun.logits, []
 
     def stops(self, rows, table):
         calls.append(len(rows))
@@ -301,10 +301,10 @@ def test_a_stopped_sweep_goes_on_from_its_folder(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return plain(self, rows, table)
 
-    monkeypatch.setattr(CleanRun, "logits", stops)
+    monkeypatch.setattr(RecordedRun, "logits", stops)
     with pytest.raises(KeyboardInterrupt):
         sweep(model, RAGGED, memory=150_000, folder=tmp_path / "sweep")
-    monkeypatch.setattr(CleanRun, "logits", lambda self, rows, table: calls.append(0) or plain(self, rows, table))
+    monkeypatch.setattr(RecordedRun, "logits", lambda self, rows, table: calls.append(0) or plain(self, rows, table))
     before = len(calls)
     found = sweep(model, RAGGED, memory=150_000, folder=tmp_path / "sweep")
     n_batches = probe.plan_ablation(model, RAGGED, metric=METRIC, memory=150_000).batches
@@ -317,14 +317,14 @@ def test_a_stopped_sweep_goes_on_from_its_folder(tmp_path, monkeypatch):
 def test_without_a_folder_an_interruption_returns_the_prompts_that_are_done(monkeypatch):
     model = tiny_model()
     monkeypatch.setattr(_schedule, "_PROMPTS_AT_ONCE", 2)
-    whole, plain = sweep(model, RAGGED), CleanRun.logits
+    whole, plain = sweep(model, RAGGED), RecordedRun.logits
 
     def stops(self, rows, table):
         if 1 in self.prompts.tolist():  # the longest, and so in the last block
             raise KeyboardInterrupt
         return plain(self, rows, table)
 
-    monkeypatch.setattr(CleanRun, "logits", stops)
+    monkeypatch.setattr(RecordedRun, "logits", stops)
     found = sweep(model, RAGGED)
     assert not found.complete
     torch.testing.assert_close(found.effects, whole.effects[:, [0, 2]])  # in the order of the call
@@ -414,7 +414,7 @@ BAD = {
 
 @pytest.mark.parametrize(("arguments", "error", "said"), BAD.values(), ids=BAD.keys())
 def test_what_cannot_be_swept_is_said_before_any_unit_is(arguments, error, said, monkeypatch, as_users_run_it):
-    monkeypatch.setattr(CleanRun, "logits", lambda *_: pytest.fail("a unit was run"))
+    monkeypatch.setattr(RecordedRun, "logits", lambda *_: pytest.fail("a unit was run"))
     with pytest.raises(error, match=said):
         sweep(tiny_model(), **{"prompts": PROMPTS, **arguments})
 
