@@ -157,6 +157,7 @@ class Generation(Result):
             "ended": self.ended,
         }
 
+    @checked
     def branch(
         self, step: int, token: str | int, *, seed: int | None = None, max_tokens: int | None = None
     ) -> "Generation":
@@ -402,18 +403,16 @@ def _check_room(model: GPT, prompt: Sequence[int]) -> None:
         )
 
 
-def _check_max_tokens(value: object) -> int:
-    number = as_integer(value)
-    if number is None or number < 1:
-        raise OutOfRange(f"max_tokens={value!r}: expected 1 or more")
-    return number
+def _check_max_tokens(max_tokens: int) -> int:
+    if max_tokens < 1:
+        raise OutOfRange(f"max_tokens={max_tokens}: expected 1 or more")
+    return max_tokens
 
 
-def _check_seed(value: object) -> int:
-    number = as_integer(value)
-    if number is None or number < 0:
-        raise OutOfRange(f"seed={value!r}: expected an integer of 0 or more")
-    return number
+def _check_seed(seed: int) -> int:
+    if seed < 0:
+        raise OutOfRange(f"seed={seed}: expected an integer of 0 or more")
+    return seed
 
 
 def _check_listed(model: GPT, value: object) -> int:
