@@ -121,8 +121,11 @@ def _by_name(config: GPTConfig, name: str) -> Unit:
         return _of_layer(config, "MLPs" if whole[1] == "MLP" else "layers", layer)[0]
     kinds = ("layers", "MLPs", "heads") if config.d_mlp else ("layers", "heads")
     known = [unit.name for kind in kinds for layer in range(config.n_layers) for unit in _of_layer(config, kind, layer)]
-    hint = "(expected a name such as '9.6', which is layer 9, head 6; 'MLP 3', 'layer 3' or 'neuron 3.7')"
-    raise unknown_name("unit", name, known, hint=hint)
+    raise unknown_name(
+        "unit", name, known,
+        hint="(expected a name such as '9.6', which is layer 9, head 6; 'MLP 3', 'layer 3' or 'neuron 3.7'; all of a "
+        "kind are units='heads')",
+    )  # fmt: skip
 
 
 def read_heads(config: GPTConfig, given: Any) -> Unit:
