@@ -6,6 +6,7 @@ from _script import Answer, Say, document_start, main, origin, start_in_words
 from torch import Tensor
 
 import probe
+from probe.distributions import kl_divergence, log_probs_of
 from probe.figures.lens import lens_lines, place_label
 from probe.figures.page import PageSection, Table
 from probe.methods.lens import LensReadout
@@ -70,7 +71,7 @@ def _reach(model: probe.GPT, tokens: list[int], draws: int, first: int) -> tuple
         at = len(tokens) - 1 - distance
         stream, after = _last(model, [[*tokens[:at], other, *tokens[at + 1 :]] for other in others])
         change = (stream - clean_stream).norm(dim=-1) / clean_stream.norm(dim=-1)
-        divergence = (clean.exp() * (clean - after)).sum(-1)
+        divergence = kl_divergence(clean, after)
         rows.append((distance, divergence, change))
     shown = [len(clean_stream) * part // 4 - 1 for part in (1, 2, 3, 4)]
     table = pandas.DataFrame(
@@ -101,7 +102,7 @@ def _kept(model: probe.GPT, tokens: list[int], first: int) -> tuple[PageSection,
     sizes = [size for size in KEPT if size < len(tokens) - first]
     _, ends = _last(model, [[*tokens[:first], *tokens[-size:]] for size in sizes] + [tokens])
     clean, suspects = ends[-1], _ids(model, SUSPECTS)
-    divergence = (clean.exp() * (clean - ends)).sum(-1).tolist()
+    divergence = kl_divergence(clean, ends).tolist()
     probabilities = ends[:, suspects].exp()
     names = [*map(str, sizes), f"all {len(tokens) - first}"]
     rows = [
@@ -156,7 +157,7 @@ def _final(readout: LensReadout) -> list[float]:
 def _last(model: probe.GPT, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
     """(layer, prompt, d_model) after every layer, and log-probabilities (nats), at each prompt's last position."""
     rec = probe.record(model, prompts, sites=["resid_post"], positions=-1)
-    return rec.stack("resid_post")[:, :, 0], rec.logits[:, 0].log_softmax(-1)
+    return rec.stack("resid_post")[:, :, 0], log_probs_of(rec.logits[:, 0])
 
 
 def _ids(model: probe.GPT, texts: list[str]) -> list[int]:

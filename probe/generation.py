@@ -18,6 +18,7 @@ from torch import Tensor
 
 from probe.arguments import checked, one_or_several
 from probe.attention import KeyValueCache
+from probe.distributions import entropy_of, log_probs_of, ranks_of
 from probe.errors import BadIntervention, BadPrompt, OutOfRange, as_integer, check_index
 from probe.gpt import GPT
 from probe.interventions import Edits, Effect, Intervention, list_interventions, plan_edits
@@ -52,7 +53,7 @@ class Step(Shown):
     model_probability: float
     """The model's own, at temperature 1."""
     rank: int
-    """Among all tokens; 1 is the likeliest."""
+    """Among all tokens; 1 is the likeliest, and ties share the better place."""
     entropy: float
     """Of the model's own distribution, in nats."""
     drawn: float | None
@@ -156,6 +157,7 @@ class Generation(Result):
             "ended": self.ended,
         }
 
+    @checked
     def branch(
         self, step: int, token: str | int, *, seed: int | None = None, max_tokens: int | None = None
     ) -> "Generation":
@@ -279,7 +281,7 @@ class Settings:
 
     def choose(self, model: GPT, logits: Float[Tensor, " d_vocab"], steps: Sequence[Step], position: int) -> Step:
         """The next step. Its random number depends on the seed and the number of the step alone."""
-        log_probs = logits.double().log_softmax(-1)
+        log_probs = log_probs_of(logits.double())
         if self.sampling.temperature == 0:
             token, drawn, probability = int(logits.argmax()), None, 1.0
         else:
@@ -294,8 +296,8 @@ class Settings:
             text=str_tokens(model.tokenizer, [token])[0],
             probability=probability,
             model_probability=float(log_probs[token].exp()),
-            rank=int((logits > logits[token]).sum()) + 1,
-            entropy=float(-(log_probs.exp() * log_probs).nansum()),
+            rank=int(ranks_of(logits, logits[[token]])),
+            entropy=float(entropy_of(log_probs)),
             drawn=drawn,
             distribution=describe_distribution(logits, partial(str_tokens, model.tokenizer), listed=self.listed),
         )
@@ -404,18 +406,16 @@ def _check_room(model: GPT, prompt: Sequence[int]) -> None:
         )
 
 
-def _check_max_tokens(value: object) -> int:
-    number = as_integer(value)
-    if number is None or number < 1:
-        raise OutOfRange(f"max_tokens={value!r}: expected 1 or more")
-    return number
+def _check_max_tokens(max_tokens: int) -> int:
+    if max_tokens < 1:
+        raise OutOfRange(f"max_tokens={max_tokens}: expected 1 or more")
+    return max_tokens
 
 
-def _check_seed(value: object) -> int:
-    number = as_integer(value)
-    if number is None or number < 0:
-        raise OutOfRange(f"seed={value!r}: expected an integer of 0 or more")
-    return number
+def _check_seed(seed: int) -> int:
+    if seed < 0:
+        raise OutOfRange(f"seed={seed}: expected an integer of 0 or more")
+    return seed
 
 
 def _check_listed(model: GPT, value: object) -> int:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from probe.arguments import brief, checked, several
 from probe.digests import digest_of
+from probe.distributions import kl_divergence, log_probs_of, ranks_of, surprise_of
 from probe.errors import BadPrompt, BadShape, NumbersBroke, OutOfRange, UnknownName, as_integer, check_index
 from probe.gpt import GPT
-from probe.norms import at_least_float32
 from probe.prompts import PromptBatch, Prompts, check_lengths_together, check_predicted, read_prompts, token_id
 
 Tokens = str | int | Sequence[str] | Sequence[int]
@@ -24,9 +24,9 @@ Tokens = str | int | Sequence[str] | Sequence[int]
 Listed = str | int | list[str | int]
 """The same as JSON values."""
 LEAST_SHARE = 0.02
-"""A change worth naming, of metrics in logits: this share of the clean value."""
+"""A change worth naming: this share of the clean value, or of what there is to recover between two runs."""
 LEAST_NATS = 0.02
-"""The same of metrics in nats: a probability that changes by 2 %."""
+"""Of metrics in nats: a probability that changes by 2 %."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Metric:
     name: str
     """"' Mary' - ' John'"."""
     unit: str
-    """'logits', 'nats', 'place'."""
+    """'logits', 'nats', 'places'."""
     meaning: str
     """What is measured, and what more of it means: one line."""
     signed: bool
@@ -111,7 +111,7 @@ def log_probability(target: Tokens, *, position: int = -1) -> Metric:
 
         def function(logits: Tensor, clean: Tensor, prompts: Tensor) -> Tensor:
             wanted = ids.to(prompts.device)[prompts]
-            return _log_softmax(logits[:, 0]).gather(-1, wanted[:, None])[:, 0]
+            return log_probs_of(logits[:, 0]).gather(-1, wanted[:, None])[:, 0]
 
         return Measure(_at(batch, position), None, function)
 
@@ -131,8 +131,7 @@ def kl_to_clean(*, position: int | None = -1) -> Metric:
         weights = _weights(batch, positions, last=True)
 
         def function(logits: Tensor, clean: Tensor, prompts: Tensor) -> Tensor:
-            before, after = _log_softmax(clean), _log_softmax(logits)
-            divergence = (before.exp() * (before - after)).sum(-1)
+            divergence = kl_divergence(log_probs_of(clean), log_probs_of(logits))
             return (divergence * weights.to(divergence)[prompts]).sum(-1)
 
         return Measure(positions, None, function)
@@ -171,7 +170,7 @@ def token_rank(target: Tokens, *, position: int = -1) -> Metric:
 
         def function(logits: Tensor, clean: Tensor, prompts: Tensor) -> Tensor:
             own = logits[:, 0].gather(-1, ids.to(prompts.device)[prompts][:, None])
-            return 1.0 + (logits[:, 0] > own).sum(-1).float()
+            return ranks_of(logits[:, 0], own)[:, 0].float()
 
         return Measure(_at(batch, position), None, function)
 
@@ -266,18 +265,6 @@ def loss(model: GPT, prompts: Prompts, *, document_start: bool = False) -> Float
     lengths = torch.tensor(batch.lengths, device=tokens.device)
     padding = torch.arange(1, tokens.shape[1], device=tokens.device) >= lengths[:, None]
     return surprise.masked_fill(padding, torch.nan)
-
-
-def surprise_of(
-    logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "batch pos"]:
-    """-log p(token) in nats, at every position."""
-    flat = torch.nn.functional.cross_entropy(at_least_float32(logits).flatten(0, 1), tokens.flatten(), reduction="none")
-    return flat.view(tokens.shape)
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    return at_least_float32(logits).log_softmax(-1)
 
 
 def _ids(model: GPT, batch: PromptBatch, tokens: Listed, what: str) -> list[int]:

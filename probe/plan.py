@@ -1,5 +1,6 @@
 """`plan_recording`: what a call of `record` would keep and cost, before anything runs."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from probe.flop_count import attention_flops
 from probe.gpt import GPT
 from probe.prompts import Prompts
+from probe.reduction import taken_away
 from probe.request import Request, read_request
 from probe.selection import Selection
 from probe.shown import Shown, Summary
@@ -67,11 +69,11 @@ def plan_recording(model: GPT, prompts: Prompts, **arguments: Any) -> RecordingP
     for name, selection in request.keep.items():
         shapes[name] = _shape(model, request, name, selection)
         itemsize = _itemsize(model, request, name)
-        sizes[name] = 0 if _is_shared(model, request, name) else _count(shapes[name]) * itemsize
+        sizes[name] = 0 if _is_shared(model, request, name) else math.prod(shapes[name]) * itemsize
     if request.logits:
         batch, kept = len(request.lengths), len(request.positions.chosen_positions[0])
         shapes["logits"] = (batch, kept, model.config.n_outputs)
-        sizes["logits"] = _count(shapes["logits"]) * (request.dtype or model.dtype).itemsize
+        sizes["logits"] = math.prod(shapes["logits"]) * (request.dtype or model.dtype).itemsize
     flops = count_flops(model, request)
     return RecordingPlan(shapes, sizes, flops, flops / flops_per_second(model, max(request.lengths)))
 
@@ -95,7 +97,7 @@ def _shape(model: GPT, request: Request, name: str, selection: Selection) -> tup
     how = request.reductions.get(name)
     if how is None or callable(how):
         return shape
-    gone = ("batch",) if how == "mean per position" else ("batch", "pos", "query_pos")
+    gone = taken_away(how, dims)
     return tuple(size for dim, size in zip(dims, shape, strict=True) if dim not in gone)
 
 
@@ -122,13 +124,6 @@ def _is_shared(model: GPT, request: Request, name: str) -> bool:
         or name in request.edits.names
     )
     return before in request.keep and before not in request.reductions and not copied
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def _place_of(name: str) -> tuple[int | None, str]:

@@ -244,8 +244,9 @@ def find_sites(
     Sites outside the blocks ignore `layers` when named; with `sites=None` and `layers` given they are left out.
 
     Raises:
-        UnknownName: a name that this model does not have; the nearest is offered.
-        OutOfRange: a layer that it does not have; a full name of a layer outside `layers`.
+        UnknownName: a name that this model does not have (the nearest is offered); a full name of a layer outside
+            `layers`.
+        OutOfRange: a layer that it does not have.
     """
     everything = site_names(config)
     wanted_layers = None if layers is None else check_layers(config, layers)

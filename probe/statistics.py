@@ -3,7 +3,6 @@
 Random numbers come from a seed given by the caller, in float64 and on the CPU: the same seed gives the same numbers.
 """
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,42 +63,48 @@ def bootstrap(statistic: Callable[[Tensor], Tensor], n: int, *, seed: int, n_res
     """A statistic of n things with its expanded percentile interval, from resampling the things with replacement.
 
     `statistic` gets indices (resample, n) and gives a number for each row. Sources: Efron and Tibshirani (1993);
-    `interval_ends`.
+    `interval`.
     """
     draws = torch.randint(n, (n_resamples, n), generator=torch.Generator().manual_seed(seed))
     value = statistic(torch.arange(n)[None])[0]
-    low, high = statistic(draws).double().quantile(interval_ends(n)).tolist()
+    low, high = map(float, interval(statistic(draws).double(), of=n))
     return Estimate(float(value), low, high)
 
 
-@functools.cache
-def interval_ends(n: int) -> Float[Tensor, "two"]:
-    """Which shares of the resamples of n things lie below the two ends of an interval.
+def interval(
+    values: Float[Tensor, "... n"], *, of: int | None = None
+) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+    """Between what ends the middle 95 % of values lie, or, of resamples of so many things, the interval of the truth.
 
-    Not 0.025 and 0.975: resamples of few things spread too little, by a factor of sqrt((n - 1) / n), and few things do
-    not tell how far they spread, which Student's t allows for. Of simulated means (normal noise) such intervals hold
-    the truth in 94 to 96 % from 8 things on; without this, in 89 % at 8 and 92 % at 15. Below that no resampling can do
-    it: 91 % at 5, 87 % at 4, 74 % at 3, 49 % at 2. Source: Hesterberg, "What teachers should know about the bootstrap"
-    (2015).
+    The ends of that are not 0.025 and 0.975: resamples of n things spread too little, by sqrt((n - 1) / n), and few
+    things do not tell how far they spread, which Student's t allows for. Of simulated means (normal noise) such
+    intervals hold the truth in 94 to 96 % from 8 things on; without this, in 89 % at 8 and 92 % at 15. Below that no
+    resampling can do it: 91 % at 5, 87 % at 4, 74 % at 3, 49 % at 2. Source: Hesterberg, "What teachers should know
+    about the bootstrap" (2015).
     """
     from scipy.special import ndtr, stdtrit  # 0.1 s that only intervals need
 
     outside = (1 - CONFIDENCE) / 2
-    if n > 1:
-        outside = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, outside)))
-    return torch.tensor([outside, 1 - outside], dtype=torch.float64)
+    if of is not None and of > 1:
+        outside = float(ndtr(math.sqrt(of / (of - 1)) * stdtrit(of - 1, outside)))
+    low, high = values.quantile(torch.tensor([outside, 1 - outside], dtype=values.dtype), dim=-1)
+    return low, high
 
 
 def bootstrap_share(statistic: Callable[[Tensor], Tensor], n: int, *, seed: int, n_resamples: int = 2000) -> Estimate:
-    """As `bootstrap`, of a share between 0 and 1, whose interval never says more than n things can.
+    """As `bootstrap`, of a share between 0 and 1, whose interval never says more than n things can."""
+    return widened(bootstrap(statistic, n, seed=seed, n_resamples=n_resamples), n)
+
+
+def widened(share: Estimate, n: int) -> Estimate:
+    """The share of n things with an interval that says no more than n things can.
 
     Where all n agree, resampling says nothing of what a further thing would do. So the low end is never above the exact
     binomial one for n of n, 0.025 ** (1 / n), nor the high end below its mirror image. Source: Clopper and Pearson
     (1934).
     """
-    found = bootstrap(statistic, n, seed=seed, n_resamples=n_resamples)
     end = ((1 - CONFIDENCE) / 2) ** (1 / n)
-    return Estimate(found.value, min(found.low, end), max(found.high, 1 - end))
+    return Estimate(share.value, min(share.low, end), max(share.high, 1 - end))
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +131,13 @@ def sign_flips(n: int, n_permutations: int, *, seed: int) -> Flips:
 def smallest_p(n: int, n_permutations: int) -> float:
     """The smallest p that flipping the signs of n pairs can give."""
     return max(2.0 ** (1 - n), 1 / (1 + n_permutations))
+
+
+def check_permutations(n_permutations: int) -> None:
+    """Raise OutOfRange unless so many arrangements can show anything."""
+    least = round(1 / SIGNIFICANT) - 1
+    if n_permutations < least:
+        raise OutOfRange(f"n_permutations={n_permutations}: expected at least {least}, or p cannot reach {SIGNIFICANT}")
 
 
 def p_value(observed: float | Tensor, null: Float[Tensor, " draw"]) -> float:
@@ -184,7 +196,7 @@ def grid_evidence(
     """Intervals and tests of the mean of every cell, where things that share a group are not independent.
 
     Intervals resample the groups of every kind independently (a thing counts as often as the product of how often its
-    groups were drawn) and end where `interval_ends` says for the kind of which there are fewest. With `over`, means and
+    groups were drawn) and end where `interval` says for the kind of which there are fewest. With `over`, means and
     intervals are those of a ratio of means: values to `over`.
 
     Sources: Owen, "The pigeonhole bootstrap" (2007); Westfall and Young (1993) for max-T; Benjamini and Hochberg
@@ -234,10 +246,8 @@ def _grouped_interval(
         )
         weights *= times[:, members]
     weights = weights[weights.sum(1) > 0]  # kinds that hardly cross: a draw can miss every thing
-    means = values @ weights.T / (weights @ whole)
     fewest = min(int(members.max()) + 1 for members in kinds)
-    low, high = means.quantile(interval_ends(fewest), dim=1)
-    return low, high
+    return interval(values @ weights.T / (weights @ whole), of=fewest)
 
 
 def _flip_test(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from probe.arguments import checked
-from probe.errors import BadPrompt, DifferentModel, OutOfRange, as_integer, check_choice
+from probe.errors import BadPrompt, DifferentModel, OutOfRange, check_choice
 from probe.gpt import GPT
 from probe.metrics import Metric, logit_difference
 from probe.prompts import Prompts, read_prompts, str_tokens, token_id
@@ -148,14 +148,13 @@ def load_task(model: GPT, name: TaskName, n: int = 200, *, seed: int = 0, docume
     Sources: Wang et al. (2022); Linzen et al. (2016); Olsson et al. (2022).
     """
     check_choice("task", name, task_names())
-    number = as_integer(n)
-    if number is None or number < 2:
-        raise OutOfRange(f"n={n!r}: expected 2 prompts or more")
+    if n < 2:
+        raise OutOfRange(f"n={n}: expected 2 prompts or more")
     start = document_start
     if start is None:
         start = getattr(model.tokenizer, "document_start_id", None) is not None
     make = _repeated if name == "induction" else _of_sentences
-    return make(model, name, number, seed, start)
+    return make(model, name, n, seed, start)
 
 
 def check_tokens(model: GPT, task: Task) -> None:
@@ -182,15 +181,16 @@ def repeated_random_tokens(model: GPT, n: int, length: int, *, seed: int) -> lis
     Raises:
         OutOfRange: fewer than two tokens, or more than the vocabulary has.
     """
-    ordinary = torch.tensor(_ordinary_tokens(model))
+    ordinary = torch.tensor(ordinary_tokens(model))
     if not 2 <= length <= len(ordinary):
-        raise OutOfRange(f"random_length={length}: expected 2 to {len(ordinary)}, the ordinary tokens of this model")
+        raise OutOfRange(f"length={length}: expected 2 to {len(ordinary)}, the ordinary tokens of this model")
     generator = torch.Generator().manual_seed(seed)
     firsts = [ordinary[torch.randperm(len(ordinary), generator=generator)[:length]].tolist() for _ in range(n)]
     return [[*first, *first] for first in firsts]
 
 
-def _ordinary_tokens(model: GPT) -> list[int]:
+def ordinary_tokens(model: GPT) -> list[int]:
+    """Ids that the model predicts and that stand for text: no special ones."""
     special = getattr(model.tokenizer, "special_ids", frozenset())
     known = min(model.config.n_outputs, getattr(model.tokenizer, "d_vocab", model.config.d_vocab))
     return [token for token in range(known) if token not in special]
@@ -198,11 +198,11 @@ def _ordinary_tokens(model: GPT) -> list[int]:
 
 def _repeated(model: GPT, name: TaskName, n: int, seed: int, start: bool) -> Task:
     """Random tokens, and three quarters of them again."""
-    length = min(LENGTH, (model.config.n_ctx - 1) // 2, len(_ordinary_tokens(model)) - 1)
+    length = min(LENGTH, (model.config.n_ctx - 1) // 2, len(ordinary_tokens(model)) - 1)
     if length < 4:
         raise BadPrompt(
             f"task {name!r} repeats 4 tokens or more: this model has a context of {model.config.n_ctx} and "
-            f"{len(_ordinary_tokens(model))} ordinary tokens"
+            f"{len(ordinary_tokens(model))} ordinary tokens"
         )
     place = min(3 * length // 4, length - 2)
     generator = torch.Generator().manual_seed(seed)

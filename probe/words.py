@@ -226,8 +226,6 @@ def load_word_vectors(source: str | os.PathLike[str] | None = None, *, progress:
         FetchFailed: a download that could not be made or checked.
     """
     source = DEFAULT_WORD_VECTORS if source is None else source
-    if not isinstance(source, (str, os.PathLike)):
-        raise UnknownName(f"word vectors {type(source).__name__}: expected a name or a path")
     path = Path(source).expanduser()
     if path.is_file():
         return _read_file(path)

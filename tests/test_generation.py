@@ -197,6 +197,16 @@ def test_a_branch_at_a_step_or_token_that_does_not_exist_is_refused(model):
         generation.branch(12, 1)
     with pytest.raises(OutOfRange, match="token id 50"):
         generation.branch(0, 50)
+    with pytest.raises(OutOfRange, match="seed=-1: expected an integer of 0 or more"):
+        generation.branch(0, 1, seed=-1)
+
+
+def test_a_branch_is_given_integers(as_users_run_it):
+    generation = greedy(tiny_model())
+    for name in ("step", "seed", "max_tokens"):
+        for value in (True, 2.5, "x", [2]):
+            with pytest.raises(OutOfRange, match=f"^{name}=.*: expected an integer$"):
+                generation.branch(**{"step": 0, "token": 1, name: value})
 
 
 INTERVENTIONS = {

@@ -30,7 +30,7 @@ LAYERS = (
         "linear",
     ),  # fmt: skip
     ("norms",),
-    ("attention",),
+    ("attention", "distributions"),
     ("gpt", "selection", "pieces", "shown"),
     ("results", "word_lists", "weight_count"),
     ("task_texts", "flop_count"),

@@ -5,16 +5,21 @@ import torch
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 
+from probe.errors import OutOfRange
 from probe.statistics import (
+    Estimate,
     auroc,
     bootstrap,
     bootstrap_share,
+    check_permutations,
     cohens_d,
     grid_evidence,
+    interval,
     p_value,
     paired_accuracy,
     sign_flips,
     smallest_p,
+    widened,
 )
 
 
@@ -66,6 +71,24 @@ def test_perfect_separation_does_not_give_an_interval_of_no_width():
     assert found.low == pytest.approx(0.025 ** (1 / 6))  # 0.541: six of six are compatible with little more than half
     none = bootstrap_share(lambda draws: 0 * one[draws].mean(-1), 6, seed=0)
     assert (none.low, none.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 6)))
+
+
+def test_the_middle_95_percent_of_values_lie_in_their_interval():
+    values = torch.arange(1001.0)
+    assert [float(end) for end in interval(values)] == pytest.approx([25.0, 975.0])
+    low, high = interval(torch.stack([values, -values]))
+    assert low.tolist() == pytest.approx([25.0, -975.0]) and high.tolist() == pytest.approx([975.0, -25.0])
+
+
+def test_only_an_interval_that_says_too_much_is_widened():
+    assert widened(Estimate(0.5, 0.2, 0.8), 6) == Estimate(0.5, 0.2, 0.8)
+    assert widened(Estimate(1.0, 0.9, 1.0), 6) == Estimate(1.0, pytest.approx(0.025 ** (1 / 6)), 1.0)
+
+
+def test_as_many_permutations_are_asked_for_as_p_needs_to_reach_a_twentieth():
+    check_permutations(19)
+    with pytest.raises(OutOfRange, match="n_permutations=18: expected at least 19, or p cannot reach 0.05"):
+        check_permutations(18)
 
 
 def test_few_pairs_are_swapped_in_all_ways_but_the_observed_one():

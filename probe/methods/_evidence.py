@@ -14,6 +14,10 @@ from probe.statistics import Estimate, auroc, bootstrap_share, paired_accuracy
 
 FOLDS = 10
 """Of cross-validation; fewer pairs than that are left out one by one."""
+FEWEST = 4
+"""Pairs that a direction can be judged by."""
+N_UNRELATED = 300
+"""Words whose covariance random directions are given."""
 Split = tuple[Sequence[int], Sequence[int]]
 """Pairs to fit on, pairs to score."""
 

@@ -1,5 +1,6 @@
 """What the kinds of patching share: places, pairs of prompts, and the runs in which places are replaced."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,24 +11,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.config import GPTConfig
-from probe.errors import BadPrompt, BadShape, NumbersBroke, OutOfRange, UnknownName, check_choice
+from probe.errors import BadPrompt, BadShape, OutOfRange, UnknownName, check_choice
 from probe.gpt import GPT
-from probe.methods._asked import groups_of, read_asked
-from probe.methods._reruns import CleanRun, Part, Row, Table
+from probe.methods._asked import groups_of, has_several, read_asked
+from probe.methods._reruns import Part, RecordedRun, Row, Table
 from probe.methods._schedule import Schedule, run_schedule
-from probe.metrics import AnyMetric, Measure, Metric, check_measured
+from probe.metrics import LEAST_SHARE, AnyMetric, Measure, Metric, check_measured
 from probe.prompts import PromptBatch, Prompts, str_tokens
+from probe.provenance import provenance
 from probe.selection import Indices, as_list, check_heads, select
 from probe.sites import check_layers, describe_site, find_sites, site_list
-from probe.statistics import Groups
+from probe.statistics import GridEvidence, Groups, grid_evidence
 from probe.tasks import Task
 
 PatchSite = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern"]
 PATCHED: tuple[PatchSite, ...] = get_args(PatchSite)
 Direction = Literal["denoise", "noise"]
 By = Literal["layer", "position", "head", "head and position"]
-LEAST_SHARE = 0.02
-"""A share of the difference between the runs that is worth naming."""
 
 
 class Cell(NamedTuple):
@@ -70,14 +70,53 @@ class Pairs:
         """Of the first clean prompt."""
         return tuple(str_tokens(self.model.tokenizer, self.clean.ids[0]))
 
-    def arguments(self) -> dict[str, Any]:
-        """For manifests: what was measured on what."""
+    def manifest(self, method: str, **arguments: Any) -> dict[str, Any]:
+        """What was measured on what, by which method, and its own arguments."""
         tokens = self.measures[0].tokens
         return {
-            "metric": self.metric.name, "metric_arguments": dict(self.metric.arguments), "unit": self.metric.unit,
-            "tokens": None if tokens is None else tokens.tolist(), "direction": self.direction,
-            "groups": dict(self.groups), "memory": self.memory,
+            **provenance(self.model), "method": method, "prompts": [list(ids) for ids in self.clean.ids],
+            "corrupted": [list(ids) for ids in self.corrupted.ids],
+            "method_arguments": {
+                "metric": self.metric.name, "metric_arguments": dict(self.metric.arguments), "unit": self.metric.unit,
+                "tokens": None if tokens is None else tokens.tolist(),
+                "direction": self.direction, "groups": dict(self.groups), "memory": self.memory, **arguments,
+            },
         }  # fmt: skip
+
+
+class PatchEffects:
+    """What both kinds of exact patching say of their numbers: a part of their results."""
+
+    direction: Direction
+    clean: Float[Tensor, " prompt"]
+    corrupted: Float[Tensor, " prompt"]
+    patched: Float[Tensor, "cell prompt"]
+    groups: Groups
+    seed: int
+
+    @property
+    def effects(self) -> Float[Tensor, "cell prompt"]:
+        """What patching did: patched minus the run that was patched, in the metric's unit."""
+        return self.patched - (self.corrupted if self.direction == "denoise" else self.clean)
+
+    @functools.cached_property
+    def evidence(self) -> GridEvidence:
+        """Of the effects, as shares of clean - corrupted: intervals, p, what survives the whole grid.
+
+        Raises:
+            OutOfRange: one pair of prompts has no interval.
+        """
+        return grid_evidence(
+            self.effects, self.groups, signed=True, smallest_effect=LEAST_SHARE, seed=self.seed,
+            over=self.clean - self.corrupted,
+        )  # fmt: skip
+
+    def _evidence_columns(self) -> dict[str, list[Any]]:
+        """For tables; none where there is one pair of prompts, or one group of them."""
+        if not has_several(self.groups):
+            return {}
+        names = {"share_low": "low", "share_high": "high", **{name: name for name in ("p", "p_grid", "q", "marked")}}
+        return {column: getattr(self.evidence, name).tolist() for column, name in names.items()}
 
 
 def read_pairs(
@@ -116,7 +155,7 @@ def run_patches(
     pairs: Pairs,
     n_cells: int,
     rows: Callable[[Sequence[int]], list[Row]],
-    table: Callable[[CleanRun, CleanRun], Table],
+    table: Callable[[RecordedRun, RecordedRun], Table],
     *,
     sites: Sequence[str],
     more_numbers: int = 0,
@@ -130,17 +169,17 @@ def run_patches(
     """
     base, source = pairs.base, pairs.source
 
-    def begin(run: CleanRun, block: Sequence[int]) -> tuple[Table, dict[str, Tensor]]:
+    def begin(run: RecordedRun, block: Sequence[int]) -> tuple[Table, dict[str, Tensor]]:
         partners = PromptBatch(tuple(source.ids[row] for row in block))
-        other = CleanRun(pairs.model, partners, pairs.measures[1], block, sites)
+        other = RecordedRun(pairs.model, partners, pairs.measures[1], block, sites)
         for one in (run, other):
-            check_measured(pairs.metric, one.clean, block)
-        if float((run.clean - other.clean).abs().max()) < 1e-6:
-            raise NumbersBroke(
-                f"{pairs.metric.name} is the same on clean and corrupted prompts ({float(run.clean[0]):.4f} on the "
+            check_measured(pairs.metric, one.metric, block)
+        if float((run.metric - other.metric).abs().max()) < 1e-6:
+            raise BadPrompt(
+                f"{pairs.metric.name} is the same on clean and corrupted prompts ({float(run.metric[0]):.4f} on the "
                 "first): there is no difference to recover"
             )
-        return table(run, other), {"source": other.clean}
+        return table(run, other), {"source": other.metric}
 
     schedule = Schedule(
         pairs.model, base, pairs.measures[0], tuple(sites), rows, pairs.memory, whole_copies=True,
@@ -154,14 +193,34 @@ def run_patches(
     values = torch.full((n_cells, len(base.ids)), torch.nan)
     for (prompt, row), value in zip(found.rows, found.values["total"].tolist(), strict=True):
         values[row.unit, prompt] = value
-    of_base, of_source = found.prompts["clean"], found.prompts["source"]
+    of_base, of_source = found.prompts["base"], found.prompts["source"]
     done = ~of_base.isnan()
     of_clean, of_corrupted = (of_base, of_source) if pairs.direction == "noise" else (of_source, of_base)
     groups = groups_of(pairs.groups, done.tolist())
     return Patched(of_clean[done], of_corrupted[done], values[:, done], groups, found.complete)
 
 
-def _measured(run: CleanRun, rows: Sequence[Row], table: Table) -> dict[str, Tensor]:
+def run_cells(
+    pairs: Pairs, cells: Sequence[Cell], positions: Sequence[Sequence[int]], *,
+    folder: str | os.PathLike[str] | None, manifest: Mapping[str, Any], progress: bool,
+) -> Patched:  # fmt: skip
+    """Put one run's values at these places into the other. `positions`: those chosen, of each prompt."""
+    parts, lengths = [part_of(pairs.model.config, cell) for cell in cells], pairs.clean.lengths
+
+    def rows(block: Sequence[int]) -> list[Row]:
+        return [
+            Row(prompt, prompt, (part,), positions_of(cell, positions[row], lengths[row]), number)
+            for number, (cell, part) in enumerate(zip(cells, parts, strict=True))
+            for prompt, row in enumerate(block)
+        ]
+
+    return run_patches(
+        pairs, len(cells), rows, lambda base, source: lambda layer, site: source(site, layer),
+        sites=list(dict.fromkeys(part.site for part in parts)), folder=folder, manifest=manifest, progress=progress,
+    )  # fmt: skip
+
+
+def _measured(run: RecordedRun, rows: Sequence[Row], table: Table) -> dict[str, Tensor]:
     prompts = torch.tensor([row.prompt for row in rows], device=run.prompts.device)
     return {"total": run.measured(run.logits(rows, table), prompts)}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probe.errors import BadPrompt, OutOfRange, check_choice
 from probe.gpt import GPT
-from probe.methods._reruns import CleanRun, Table, recorded_values
+from probe.methods._reruns import RecordedRun, Table, recorded_values
 from probe.prompts import PromptBatch
 from probe.sites import describe_site, find_sites, split_name
 
@@ -91,7 +91,7 @@ class Replacement:
             for length in some.lengths:
                 self._counts[:length] += 1
 
-    def table(self, clean: CleanRun, prompts: Sequence[int]) -> Table:
+    def table(self, clean: RecordedRun, prompts: Sequence[int]) -> Table:
         """The new values for a block of prompts; sources are counted prompt by prompt, draw by draw."""
         if self.value == "zero":
             return self._zero
@@ -105,7 +105,9 @@ class Replacement:
                  "d_model": self.model.config.d_model, "d_mlp": self.model.config.d_mlp}  # fmt: skip
         return weight.new_zeros(1, 1, *(sizes[dim] for dim in describe_site(site).dims[2:])).detach()
 
-    def _mean(self, clean: CleanRun, prompts: Sequence[int], layer: int, site: str) -> Float[Tensor, "prompt pos ..."]:
+    def _mean(
+        self, clean: RecordedRun, prompts: Sequence[int], layer: int, site: str
+    ) -> Float[Tensor, "prompt pos ..."]:
         own = clean(site, layer).double().cpu()
         n_pos = own.shape[1]
         total = self._sums[layer, site]
@@ -122,7 +124,7 @@ class Replacement:
             count = counts - same[:, None] * exists
         return (others / count.clamp(min=1).view(shape)).to(clean(site, layer))
 
-    def _donated(self, clean: CleanRun, prompts: Sequence[int]) -> Table:
+    def _donated(self, clean: RecordedRun, prompts: Sequence[int]) -> Table:
         wanted = self.donors[list(prompts)].flatten()
         unique, where = wanted.unique(return_inverse=True)
         donors = PromptBatch(tuple(self.reference.ids[row] for row in unique.tolist()))

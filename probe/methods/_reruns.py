@@ -6,7 +6,7 @@ and joins the rows that are already under way in one batch; only the logits that
 exact: what is left out is what the change cannot reach.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,7 +34,6 @@ _NORM_AFTER = {"z": "ln1_post", "post": "ln2_post"}
 """The norm between what is written there and the stream, where a model has one."""
 _AFTER_MID = ("ln2.scale", "ln2.normalized", "pre", "pre_linear", "mid", "mlp.ln.scale", "mlp.ln.normalized", "post",
               "ln2_post.scale", "ln2_post.normalized", "mlp_out", "resid_post")  # fmt: skip
-_SCORES = ("attn_scores", "pattern")
 
 
 class Part(NamedTuple):
@@ -71,8 +70,8 @@ class Row(NamedTuple):
         return config.has_mid and all(site in (*into_mid, *_AFTER_MID) for site in here)
 
 
-class CleanRun:
-    """Prompts that were run once, as they are, and from which rows begin."""
+class RecordedRun:
+    """Prompts that were run once, as they are, and from which rows begin: in denoising the corrupted ones."""
 
     def __init__(self, model: GPT, batch: PromptBatch, measure: Measure, prompts: Sequence[int], sites: Sequence[str]):
         """`measure` is of the whole call, of which these are the `prompts`; `sites`: what will be replaced."""
@@ -83,8 +82,8 @@ class CleanRun:
         self.values = recorded_values(model, batch, [*sites_needed(model), *sites])
         everyone = torch.arange(len(prompts), device=model.device)
         self.final = _at(self("resid_post", model.config.n_layers - 1), self.kept)
-        self.clean_logits = self._read(model.ln_final(self.final), everyone)
-        self.clean = self.measured(self.clean_logits, everyone)
+        self.base_logits = self._read(model.ln_final(self.final), everyone)
+        self.metric = self.measured(self.base_logits, everyone)
 
     def __call__(self, site: str, layer: int) -> Tensor:
         """A recorded value; zero after the end of shorter prompts."""
@@ -92,7 +91,7 @@ class CleanRun:
 
     def measured(self, logits: Float[Tensor, "row kept token"], prompts: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
         """The metric of rows of these prompts of the block."""
-        return self.measure(logits, self.clean_logits[prompts], self.prompts[prompts])
+        return self.measure(logits, self.base_logits[prompts], self.prompts[prompts])
 
     def logits(self, rows: Sequence[Row], table: Table) -> Float[Tensor, "row kept token"]:
         """What the metric reads, of every row, everything after the change computed anew."""
@@ -101,7 +100,7 @@ class CleanRun:
         last = self.model.config.n_layers - 1
         resid = self("resid_pre", 0)[:0, chunk.begin :]
         for layer in range(chunk.first_layer, last + 1):
-            block, tap = self.model.blocks[layer], _RowTap(chunk, table, layer)
+            block, tap = self.model.blocks[layer], _RowTap(chunk.edits_under_way(layer), table, chunk.begin)
             entering = chunk.entering(layer, at_mid=False)
             resid = torch.cat([resid, self("resid_pre", layer)[chunk.prompts[entering], chunk.begin :]])
             if not self.model.config.has_mid:
@@ -217,14 +216,14 @@ class CleanRun:
 class _Recorded:
     """Recorded keys and values of the positions before a chunk's first change, for whichever rows are under way."""
 
-    def __init__(self, clean: CleanRun, chunk: "_Chunk"):
+    def __init__(self, run: RecordedRun, chunk: "_Chunk"):
         self.length = chunk.begin
-        self._clean, self._prompts = clean, chunk.prompts
-        self._key = "rot_k" if clean.model.config.positions == "rotary" else "k"
+        self._run, self._prompts = run, chunk.prompts
+        self._key = "rot_k" if run.model.config.positions == "rotary" else "k"
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         prompts = self._prompts[: len(k)]
-        before = (self._clean(site, layer)[prompts, : self.length] for site in (self._key, "v"))
+        before = (self._run(site, layer)[prompts, : self.length] for site in (self._key, "v"))
         return tuple(torch.cat([old, new], dim=1) for old, new in zip(before, (k, v), strict=True))  # type: ignore[return-value]
 
 
@@ -249,9 +248,9 @@ class _Edit:
             values = values.narrow(place, begin, values.shape[place] - begin)
         return self.entries(values, self.sources)
 
-    def old(self, clean: CleanRun, begin: int) -> Tensor:
+    def old(self, run: RecordedRun, begin: int) -> Tensor:
         """(part, pos, ...): what was recorded."""
-        return self.entries(clean(self.site, self.layer)[:, begin:], self.prompts)
+        return self.entries(run(self.site, self.layer)[:, begin:], self.prompts)
 
     def entries(self, value: Tensor, rows: Tensor) -> Tensor:
         """(part, pos, ...): the parts of these rows of a value."""
@@ -309,14 +308,17 @@ class _Chunk:
                 if own.any():
                     yield _only(edit, own)
 
-    def edits_under_way(self, layer: int) -> Iterator[_Edit]:
-        """What is replaced as the layer runs: all but what is in the stream already when a row begins at its middle."""
+    def edits_under_way(self, layer: int) -> dict[str, list[_Edit]]:
+        """What is replaced as the layer runs, by the end of the site's name: all but what is in the stream already when
+        a row begins at its middle."""
         entering = self.entering(layer, at_mid=True)
+        found: dict[str, list[_Edit]] = {}
         for edit in self.edits:
             if edit.layer == layer:
                 done = (edit.rows >= entering.start) & (edit.rows < entering.stop) & (edit.site in _INTO_MID)
                 if not done.all():
-                    yield _only(edit, ~done)
+                    found.setdefault(describe_site(edit.site).suffix, []).append(_only(edit, ~done))
+        return found
 
     def _edits(self, mask: Bool[Tensor, "row pos"], device: torch.device) -> Iterator[_Edit]:
         found: dict[tuple[int, str, bool], list[tuple[int, int | None]]] = {}
@@ -338,20 +340,19 @@ def _only(edit: _Edit, own: Bool[Tensor, " part"]) -> _Edit:
 class _RowTap:
     """Replaces parts in the rows that ask for it, while one layer runs."""
 
-    def __init__(self, chunk: _Chunk, table: Table, layer: int):
-        self._edits: dict[str, list[_Edit]] = {}
-        self._table, self._begin, self._prefix = table, chunk.begin, ""
-        for edit in chunk.edits_under_way(layer):
-            self._edits.setdefault(describe_site(edit.site).suffix, []).append(edit)
-        self.changes_mlp = any(describe_site(site).suffix in self._edits for site in _AFTER_MID)
+    def __init__(self, edits: Mapping[str, Sequence[_Edit]], table: Table, begin: int, prefix: str = ""):
+        """`edits`: of one layer; `begin`: the first position that is run."""
+        self._edits, self._table, self._begin, self._prefix = edits, table, begin, prefix
+
+    @property
+    def changes_mlp(self) -> bool:
+        return any(describe_site(site).suffix in self._edits for site in _AFTER_MID)
 
     def wants(self, name: str) -> bool:
         return self._prefix + name in self._edits
 
     def scope(self, prefix: str) -> Tap:
-        inner = object.__new__(_RowTap)
-        inner.__dict__ = {**self.__dict__, "_prefix": f"{self._prefix}{prefix}."}
-        return inner
+        return _RowTap(self._edits, self._table, self._begin, f"{self._prefix}{prefix}.")
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
         for edit in self._edits.get(self._prefix + name, ()):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from probe.errors import OutOfRange
 from probe.gpt import GPT
-from probe.methods._reruns import CleanRun, Row, Table
+from probe.methods._reruns import RecordedRun, Row, Table
 from probe.metrics import Measure
 from probe.pieces import Pieces
 from probe.plan import flops_per_second
@@ -161,9 +161,9 @@ class Schedule:
         return n_pos * per_token + 2 * config.d_model * self._read()
 
 
-Begin = Callable[[CleanRun, Sequence[int]], tuple[Table, dict[str, Float[Tensor, " prompt"]]]]
+Begin = Callable[[RecordedRun, Sequence[int]], tuple[Table, dict[str, Float[Tensor, " prompt"]]]]
 """Look at a block that was just recorded: what its rows are given, and what else is kept of its prompts."""
-Run = Callable[[CleanRun, Sequence[Row], Table], dict[str, Float[Tensor, " row"]]]
+Run = Callable[[RecordedRun, Sequence[Row], Table], dict[str, Float[Tensor, " row"]]]
 """What is kept of a batch of rows, by name."""
 
 
@@ -175,7 +175,7 @@ class Finished:
     """(the prompt's number in the call, the row), of every finished prompt."""
     values: Mapping[str, Float[Tensor, " row"]]
     prompts: Mapping[str, Float[Tensor, " prompt"]]
-    """By name: "clean", the metric as the prompts are, and what `begin` adds. NaN where a prompt was not reached."""
+    """By name: "base", the metric with nothing replaced, and what `begin` adds. NaN where a prompt was not reached."""
     complete: bool
 
 
@@ -234,13 +234,13 @@ def _run_block(
         yield from (pieces.get(name) for name in names)
         return
     batch = PromptBatch(tuple(schedule.batch.ids[row] for row in block))
-    clean = CleanRun(schedule.model, batch, schedule.measure, block, schedule.sites)
-    table, more = begin(clean, block)
+    base = RecordedRun(schedule.model, batch, schedule.measure, block, schedule.sites)
+    table, more = begin(base, block)
     if names[0] not in pieces:
-        pieces.put(names[0], {"clean": clean.clean.float().cpu(), **{k: v.float().cpu() for k, v in more.items()}})
+        pieces.put(names[0], {"base": base.metric.float().cpu(), **{k: v.float().cpu() for k, v in more.items()}})
     yield pieces.get(names[0])
     for name, chunk in zip(names[1:], chunks, strict=True):
         if name not in pieces:
-            pieces.put(name, {key: value.float().cpu() for key, value in run(clean, chunk, table).items()})
+            pieces.put(name, {key: value.float().cpu() for key, value in run(base, chunk, table).items()})
         bar.update()
         yield pieces.get(name)

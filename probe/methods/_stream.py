@@ -11,10 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from probe.config import GPTConfig
+from probe.distributions import entropy_of, log_probs_of
 from probe.errors import OutOfRange, check_choice
 from probe.gpt import GPT
 from probe.methods._inputs import check_not_reduced
-from probe.norms import at_least_float32
 from probe.recording import PADDING, Recording
 from probe.sites import RESIDUAL, describe_site, find_sites, full_name, residual_sites
 
@@ -161,33 +161,10 @@ class Gathered:
         return table
 
 
-def entropy_of(log_probs: Float[Tensor, "*any d_vocab"]) -> Float[Tensor, "*any"]:
-    """In nats."""
-    return -(log_probs.exp() * log_probs).sum(-1)
-
-
-def divergence(before: Float[Tensor, "*rows d_vocab"], after: Float[Tensor, "*any row d_vocab"]) -> Tensor:
-    """KL(before || after) = sum over tokens of p_before (log p_before - log p_after), in nats; 0 where equal."""
-    probs = before.exp()
-    # Two sums of the same numbers in the same order where both are equal, so that their difference is exactly 0.
-    return ((probs * before).sum(-1) - (probs * after).sum(-1)).clamp(min=0.0)
-
-
 def uniform_divergence(final: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
     """KL(final || uniform) = log d_vocab - entropy, in nats: what knowing nothing would lose."""
     return math.log(final.shape[-1]) - entropy_of(final)
 
 
-def ranks_of(
-    log_probs: Float[Tensor, "*any d_vocab"], chosen: Float[Tensor, "*any token"]
-) -> Int[Tensor, "*any token"]:
-    """1 + how many tokens are strictly likelier."""
-    ranks = torch.empty_like(chosen, dtype=torch.long)
-    likelier = torch.empty_like(log_probs)  # 0 or 1, whose sum is exact; bools would be copied to integers first
-    for token in range(chosen.shape[-1]):  # one at a time: (..., token, d_vocab) would be large
-        ranks[..., token] = torch.gt(log_probs, chosen[..., token, None], out=likelier).sum(-1) + 1
-    return ranks
-
-
 def _log_probs(model: GPT, resids: Sequence[Float[Tensor, "row d_model"]]) -> Float[Tensor, "place row d_vocab"]:
-    return at_least_float32(model.read_out(torch.stack(list(resids)))).log_softmax(-1)
+    return log_probs_of(model.read_out(torch.stack(list(resids))))

@@ -13,7 +13,7 @@ from probe.errors import BadPrompt, unknown_name
 from probe.gpt import GPT
 from probe.methods._asked import Asked, groups_of, read_asked
 from probe.methods._replacement import Replacement, Value
-from probe.methods._reruns import CleanRun, Row, Table
+from probe.methods._reruns import RecordedRun, Row, Table
 from probe.methods._schedule import Schedule, SweepPlan, run_schedule
 from probe.methods._units import Unit
 from probe.metrics import AnyMetric, check_measured
@@ -116,7 +116,7 @@ class Sweep:
                 self.schedule, self._begin, _measured, folder=folder, arguments=self.manifest, progress=progress,
                 description=description, prepare=self.replacement.prepare,
             )  # fmt: skip
-        every, draws = found.prompts["clean"], self.replacement.n_draws
+        every, draws = found.prompts["base"], self.replacement.n_draws
         at = torch.tensor([[row.unit, prompt, row.source % draws] for prompt, row in found.rows], dtype=torch.long)
         filled = {}
         for name, values in found.values.items():
@@ -127,8 +127,8 @@ class Sweep:
         groups = groups_of(self.setting.asked.groups, reached.tolist())
         return Swept(every[reached], filled["total"][:, reached], filled["direct"][:, reached], groups, found.complete)
 
-    def _begin(self, clean: CleanRun, block: Sequence[int]) -> tuple[Table, dict[str, Tensor]]:
-        check_measured(self.setting.asked.metric, clean.clean, block)
+    def _begin(self, clean: RecordedRun, block: Sequence[int]) -> tuple[Table, dict[str, Tensor]]:
+        check_measured(self.setting.asked.metric, clean.metric, block)
         return self.replacement.table(clean, block), {}
 
 
@@ -173,7 +173,7 @@ def prepare_sweep(
     return Sweep(setting, units, replacement, schedule, manifest)
 
 
-def _measured(clean: CleanRun, rows: Sequence[Row], table: Table) -> dict[str, Tensor]:
+def _measured(clean: RecordedRun, rows: Sequence[Row], table: Table) -> dict[str, Tensor]:
     prompts = torch.tensor([row.prompt for row in rows], device=clean.prompts.device)
     return {
         "total": clean.measured(clean.logits(rows, table), prompts),

@@ -10,7 +10,7 @@ import torch
 
 from probe.arguments import several
 from probe.config import GPTConfig
-from probe.errors import OutOfRange, as_integer, check_choice, check_index
+from probe.errors import OutOfRange, as_integer, check_choice, check_index, unknown_name
 from probe.methods._reruns import Part
 from probe.selection import Indices, as_list
 from probe.sites import check_has_mlp, check_layers
@@ -50,7 +50,7 @@ def list_units(config: GPTConfig, units: Units, layers: Indices) -> tuple[str, t
     """What kind of units these are, and all of them, from the first layer up.
 
     Raises:
-        UnknownName: no such kind; the nearest is offered.
+        UnknownName: no such kind, or no unit of such a name; the nearest is offered.
         OutOfRange: a layer or head that the model does not have; no units; neurons without one layer; a head twice.
     """
     if isinstance(units, str):
@@ -90,6 +90,7 @@ def _read(config: GPTConfig, given: Any) -> Unit:
     """A head, another unit by its name, or several that are taken out together.
 
     Raises:
+        UnknownName: a text that names no unit.
         OutOfRange: none of these, nothing, what the model does not have, something twice.
     """
     if isinstance(given, str):
@@ -118,9 +119,13 @@ def _by_name(config: GPTConfig, name: str) -> Unit:
             check_has_mlp(config, f"unit {name!r}")
         layer = check_index("layer", int(whole[2]), config.n_layers, owner="this model")
         return _of_layer(config, "MLPs" if whole[1] == "MLP" else "layers", layer)[0]
-    raise OutOfRange(
-        f"unit {name!r}: expected a name such as '9.6' (layer 9, head 6), 'MLP 3', 'layer 3', 'neuron 3.7'"
-    )
+    kinds = ("layers", "MLPs", "heads") if config.d_mlp else ("layers", "heads")
+    known = [unit.name for kind in kinds for layer in range(config.n_layers) for unit in _of_layer(config, kind, layer)]
+    raise unknown_name(
+        "unit", name, known,
+        hint="(expected a name such as '9.6', which is layer 9, head 6; 'MLP 3', 'layer 3' or 'neuron 3.7'; all of a "
+        "kind are units='heads')",
+    )  # fmt: skip
 
 
 def read_heads(config: GPTConfig, given: Any) -> Unit:

@@ -9,6 +9,7 @@ resampling; McGrath et al., "The Hydra effect" (2023), for self-repair.
 
 import dataclasses
 import functools
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -282,13 +283,7 @@ def plan_ablation(
     model: GPT, prompts: Prompts | Task, *, units: Units = "heads", layers: Indices = None, **arguments: Any
 ) -> SweepPlan:
     """What `ablation_sweep` with these arguments would run: passes, bytes, time. Arguments and errors are the same."""
-    for name in ("twin", "smallest_effect", "folder", "progress"):
-        arguments.pop(name, None)
-    setting = read_setting(model, prompts, **{**_DEFAULTS, **arguments})
+    call = inspect.signature(ablation_sweep).bind(model, prompts, **arguments)
+    call.apply_defaults()
+    setting = read_setting(**{name: call.arguments[name] for name in inspect.signature(read_setting).parameters})
     return prepare_sweep(setting, list_units(model.config, units, layers)[1]).plan()
-
-
-_DEFAULTS: dict[str, Any] = {
-    "metric": None, "value": "mean", "positions": AFTER_THE_FIRST, "reference": None, "n_draws": 5, "groups": None,
-    "document_start": False, "memory": MEMORY, "seed": 0,
-}  # fmt: skip

@@ -299,7 +299,7 @@ def read_questions(path: str | os.PathLike[str]) -> dict[str, list[tuple[str, st
 
 def check_k(k: int, most: int) -> None:
     """Raise OutOfRange unless so many answers can be given."""
-    if isinstance(k, bool) or not 1 <= k <= most:
+    if not 1 <= k <= most:
         raise OutOfRange(f"k={k}: expected 1 to {most:,}, the number of candidates")
 
 

@@ -21,7 +21,7 @@ from probe.geometry import unit, without
 from probe.methods._direction import Direction, Source, check_same_space, read_pairs
 from probe.results import Result
 from probe.shown import Summary
-from probe.statistics import p_value
+from probe.statistics import check_permutations, p_value
 from probe.words import WordVectors, from_arrays
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ def association_test(
         BadShape: a word in both sets of targets, or of attributes, or twice in one.
         UnknownName: a word without a vector.
     """
-    if n_permutations < 19:
-        raise OutOfRange(f"n_permutations={n_permutations}: expected at least 19, or p cannot reach 0.05")
+    check_permutations(n_permutations)
     for what, sets in (("target", targets), ("attribute", attributes)):
         _check_sets(what, sets)
     every = [word for sets in (targets, attributes) for side in sets for word in side]

@@ -25,16 +25,13 @@ from probe.methods._patches import (
     Pairs,
     PatchSite,
     list_cells,
-    part_of,
     positions_of,
     read_pairs,
-    run_patches,
+    run_cells,
 )
-from probe.methods._reruns import Row
 from probe.methods._schedule import MEMORY
 from probe.metrics import AnyMetric, check_measured
 from probe.prompts import Prompts
-from probe.provenance import provenance
 from probe.recording import record
 from probe.results import Result
 from probe.selection import Indices, select
@@ -182,28 +179,12 @@ def attribution_patching(
     largest, others = order[:verify_largest], order[verify_largest:]
     drawn = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))[:verify_random]
     sampled = others[drawn]
-    verified = torch.cat([largest, sampled]).tolist()
-
-    def rows(block: Sequence[int]) -> list[Row]:
-        return [
-            Row(prompt, prompt, (part_of(model.config, cells[cell]),), where[cell][row], number)
-            for number, cell in enumerate(verified)
-            for prompt, row in enumerate(block)
-        ]
-
-    manifest = {
-        **provenance(model), "method": "attribution patching", "prompts": [list(ids) for ids in pairs.clean.ids],
-        "corrupted": [list(ids) for ids in pairs.corrupted.ids],
-        "method_arguments": {
-            **pairs.arguments(), "cells": [list(cell) for cell in cells], "positions": [list(row) for row in chosen],
-            "verify_largest": verify_largest, "verify_random": verify_random, "seed": seed,
-        },
-    }  # fmt: skip
-    found = run_patches(
-        pairs, len(verified), rows, lambda base, source: lambda layer, site: source(site, layer),
-        sites=list(dict.fromkeys(part_of(model.config, cell).site for cell in cells)), folder=folder,
-        manifest=manifest, progress=progress,
+    verified = [cells[place] for place in torch.cat([largest, sampled]).tolist()]
+    manifest = pairs.manifest(
+        "attribution patching", cells=[list(cell) for cell in cells], positions=[list(row) for row in chosen],
+        verify_largest=verify_largest, verify_random=verify_random, seed=seed,
     )  # fmt: skip
+    found = run_cells(pairs, verified, chosen, folder=folder, manifest=manifest, progress=progress)
     if not found.complete:
         raise KeyboardInterrupt
     base = found.clean if direction == "noise" else found.corrupted

@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.arguments import checked
-from probe.errors import NumbersBroke, OutOfRange, as_integer
+from probe.errors import NumbersBroke, OutOfRange, check_count
 from probe.gpt import GPT
 from probe.methods._asked import has_several
 from probe.methods._replacement import Value
@@ -181,8 +181,7 @@ def score_circuit(
     heads = heads_of(unit)
     if len(heads) == len(everyone):
         raise OutOfRange(f"circuit: all {len(heads)} heads of the model; there is nothing left to replace")
-    if (as_integer(n_random) or 0) < 1:
-        raise OutOfRange(f"n_random={n_random!r}: expected at least 1")
+    check_count("n_random", n_random)
     setting = read_setting(
         model, prompts, metric=metric, value=value, positions=positions, reference=reference, n_draws=n_draws,
         groups=groups, document_start=document_start, memory=memory, seed=seed,

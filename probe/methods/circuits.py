@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.arguments import checked
-from probe.errors import OutOfRange, as_integer, check_choice, check_count, check_index
+from probe.errors import OutOfRange, check_choice, check_count, check_index
 from probe.gpt import GPT
 from probe.methods._inputs import check_same_model, column_of, manifest_of, token_texts
 from probe.prompts import token_id
@@ -195,15 +195,14 @@ def qk_circuit(model: GPT, layer: int, head: int, *, offset: int = 0) -> Factore
         OutOfRange: no such layer or head; an offset below 0 or beyond the context.
     """
     layer, head = _check_head(model, layer, head)
-    number = as_integer(offset)
-    if number is None or not 0 <= number < model.config.n_ctx:
-        raise OutOfRange(f"offset={offset!r}: expected 0 to {model.config.n_ctx - 1} tokens back")
+    if not 0 <= offset < model.config.n_ctx:
+        raise OutOfRange(f"offset={offset}: expected 0 to {model.config.n_ctx - 1} tokens back")
     attention, group = model.blocks[layer].attn, head // model.config.heads_per_group
     query, key = (_read(model, layer, weight) for weight in (model.W_Q[layer, head], model.W_K[layer, group]))
     if model.config.qk_norm:
         query = query * _precise(attention.q_norm.gain)  # type: ignore[arg-type]
         key = key * _precise(attention.k_norm.gain)  # type: ignore[arg-type]
-    return FactoredMatrix(_turned(model, query, number), _turned(model, key, 0).mT)
+    return FactoredMatrix(_turned(model, query, offset), _turned(model, key, 0).mT)
 
 
 @checked

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.arguments import checked, several
-from probe.errors import BadShape, OutOfRange, check_choice
+from probe.errors import BadShape, OutOfRange, check_choice, check_count
 from probe.methods._direction import (
     ESTIMATORS,
     Direction,
@@ -28,6 +28,8 @@ from probe.methods._direction import (
     read_pairs,
 )
 from probe.methods._evidence import (
+    FEWEST,
+    N_UNRELATED,
     Scores,
     Split,
     accuracy_estimate,
@@ -51,7 +53,9 @@ from probe.statistics import (
     Estimate,
     auroc,
     bootstrap,
+    check_permutations,
     cohens_d,
+    interval,
     p_value,
     paired_accuracy,
     sign_flips,
@@ -64,8 +68,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ESTIMATORS", "Confound", "Direction", "Evaluation", "Projections", "evaluate_direction", "fit_direction"]
 
-FEWEST = 4
-"""Pairs that an evaluation needs."""
 FEWEST_FOR_A_VERDICT = 6
 """Below, the permutation test cannot reach 0.05: 5 pairs can be swapped in 16 ways only."""
 N_HALVES = 100
@@ -272,7 +274,7 @@ def evaluate_direction(
     source: Source | None = None,
     n_permutations: int = 1000,
     n_random: int = 1000,
-    n_unrelated: int = 300,
+    n_unrelated: int = N_UNRELATED,
     twin: bool = True,
     on_missing: OnMissing = "error",
     seed: int = 0,
@@ -296,7 +298,9 @@ def evaluate_direction(
         BadShape: held-out pairs with words that were fitted on; pairs as in `fit_direction`.
         UnknownName: a word without a vector.
     """
-    _check_numbers(n_permutations=n_permutations, n_random=n_random, n_unrelated=n_unrelated)
+    check_permutations(n_permutations)
+    check_count("n_random", n_random, least=10)
+    check_count("n_unrelated", n_unrelated, least=10)
     place = direction.source if source is None else check_same_space(direction, source)
     fitted = direction.pairs
     pairs = pairs.held_out if isinstance(pairs, WordPairs) else None if pairs is None else several("pairs", pairs)
@@ -373,13 +377,6 @@ def _collect(
     )  # fmt: skip
 
 
-def _check_numbers(**numbers: int) -> None:
-    for name, number in numbers.items():
-        least = 19 if name == "n_permutations" else 10  # 19: with fewer, p cannot reach 0.05
-        if isinstance(number, bool) or number < least:
-            raise OutOfRange(f"{name}={number}: expected at least {least}")
-
-
 def _check_apart(fitted: Pairs, scored: Pairs, *, other_reading: bool) -> bool:
     """Whether the pairs scored are those fitted on (in another reading); raises where they are so in part."""
     if other_reading and scored.words == fitted.words:
@@ -445,7 +442,7 @@ def _spread(values: Tensor) -> Estimate:
     """The mean, and where 95 % of the values are; NaN of none."""
     if not len(values):
         return Estimate(float("nan"), float("nan"), float("nan"))
-    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    low, high = map(float, interval(values))
     return Estimate(float(values.mean()), low, high)
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probe.distributions import entropy_of, log_probs_of, ranks_of
 from probe.errors import OutOfRange, check_index
 from probe.gpt import GPT
 from probe.methods._inputs import check_same_model, column_of, manifest_of, token_texts
@@ -29,7 +30,7 @@ class NextTokens(Result):
     """Ids, the likeliest first, or as asked for."""
     texts: list[str]
     ranks: Int[Tensor, " top"]
-    """Among all tokens; 1 is the likeliest."""
+    """Among all tokens; 1 is the likeliest, and ties share the better place."""
     probabilities: Float[Tensor, " top"]
     """0 to 1."""
     logits: Float[Tensor, " top"]
@@ -90,7 +91,7 @@ def next_tokens(
     prompt = check_index("prompt", prompt, len(recording.lengths), owner="this recording")
     position = check_index("position", position, int(recording.lengths[prompt]), owner=f"prompt {prompt}")
     row = logits[prompt, column_of(recording, prompt, position)].detach()
-    log_probs = row.log_softmax(-1)
+    log_probs = log_probs_of(row)
     asked: dict[str, Any] = {"prompt": prompt, "position": position}
     if tokens is None:
         asked["top"] = top
@@ -102,10 +103,10 @@ def next_tokens(
     return NextTokens(
         tokens=listed.cpu(),
         texts=[texts[token] for token in listed.tolist()],
-        ranks=(row > row[listed, None]).sum(-1).cpu() + 1,
+        ranks=ranks_of(row, row[listed]).cpu(),
         probabilities=log_probs[listed].exp().cpu(),
         logits=row[listed].cpu(),
-        entropy=float(-(log_probs.exp() * log_probs).sum()),
+        entropy=float(entropy_of(log_probs)),
         d_vocab=len(row),
         manifest=manifest_of(recording, "next tokens", **asked),
     )

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.arguments import checked
-from probe.errors import BadPrompt, OutOfRange, as_integer
+from probe.errors import BadPrompt, OutOfRange, as_integer, check_count
 from probe.gpt import GPT
 from probe.methods._asked import groups_of, has_several
 from probe.methods._replacement import Value
@@ -164,17 +164,17 @@ def search_heads(
         Others as `ablation_sweep`.
     """
     n_all = model.config.n_layers * model.config.n_heads
-    if not 1 <= (as_integer(n_heads) or 0) < n_all:
-        raise OutOfRange(f"n_heads={n_heads!r}: expected 1 to {n_all - 1}; this model has {n_all} heads")
-    for name, number in (("n_random", n_random), ("candidates", candidates)):
-        if not isinstance(number, Sequence) and (as_integer(number) or 0) < 1:
-            raise OutOfRange(f"{name}={number!r}: expected at least 1")
+    if not 1 <= n_heads < n_all:
+        raise OutOfRange(f"n_heads={n_heads}: expected 1 to {n_all - 1}; this model has {n_all} heads")
+    check_count("n_random", n_random)
+    n_candidates = None if isinstance(candidates, Sequence) else as_integer(candidates) or 0
+    if n_candidates is not None and n_candidates < 1:
+        raise OutOfRange(f"candidates={candidates!r}: expected at least 1")
     setting = read_setting(
         model, prompts, metric=metric, value=value, positions=positions, reference=reference, n_draws=n_draws,
         groups=groups, document_start=document_start, memory=memory, seed=seed,
     )  # fmt: skip
     choosing, measuring = _split(setting.asked.groups, seed)
-    n_candidates = None if isinstance(candidates, Sequence) else as_integer(candidates)
     heads = all_heads(model.config)
     if isinstance(candidates, Sequence):
         heads = list(heads_of(read_heads(model.config, list(candidates))))

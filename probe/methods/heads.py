@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from probe.arguments import checked
-from probe.errors import BadIntervention, BadPrompt, OutOfRange, SiteNotRecorded, as_integer, check_choice, check_count
+from probe.errors import BadIntervention, BadPrompt, OutOfRange, SiteNotRecorded, check_choice, check_count
 from probe.gpt import GPT
 from probe.interventions import Intervention, list_interventions
 from probe.methods._inputs import check_not_reduced, manifest_of
@@ -28,7 +28,7 @@ from probe.recording import Recording, record
 from probe.results import LongResult
 from probe.shown import Summary, count
 from probe.sites import full_name
-from probe.tasks import repeated_random_tokens
+from probe.tasks import ordinary_tokens, repeated_random_tokens
 
 Score = Literal["previous token", "duplicate token", "induction", "first token", "entropy", "distance"]
 SCORES: tuple[Score, ...] = get_args(Score)
@@ -182,14 +182,12 @@ def head_scores(
         batch = read_prompts(model.config, model.tokenizer, prompts, document_start=document_start)
         _check_lengths(batch.lengths)
         batches["text"] = list(batch.ids)
+    if n_random < 0:
+        raise OutOfRange(f"n_random={n_random}: expected 0 or more prompts")
     length = min(LENGTH, (model.config.n_ctx - 1) // 2) if random_length is None else random_length
-    if length < 2 and random_length is None and _check_number(n_random):
-        raise BadPrompt(
-            f"random prompts are tokens and the same again, of which a context of {model.config.n_ctx} holds too few; "
-            "give texts or ids, and n_random=0"
-        )
-    drawn = repeated_random_tokens(model, n_random, length, seed=seed) if _check_number(n_random) else []
-    if drawn:
+    if n_random:
+        _check_random_length(model, length, chosen=random_length is not None)
+        drawn = repeated_random_tokens(model, n_random, length, seed=seed)
         batches["random"] = list(read_prompts(model.config, model.tokenizer, drawn, document_start=document_start).ids)
     if not batches:
         raise BadPrompt("no prompts: give texts, or n_random above 0")
@@ -306,6 +304,17 @@ def _tally(wanted: "_Wanted", of_layers: Sequence[Float[Tensor, "two score head"
     return _Tally(both[:, 0].movedim(0, 1), both[:, 1].movedim(0, 1), wanted.chance().cpu())
 
 
+def _check_random_length(model: GPT, length: int, *, chosen: bool) -> None:
+    if length < 2 and not chosen:
+        raise BadPrompt(
+            f"random prompts are tokens and the same again, of which a context of {model.config.n_ctx} holds too few; "
+            "give texts or ids, and n_random=0"
+        )
+    most = len(ordinary_tokens(model))
+    if not 2 <= length <= most:
+        raise OutOfRange(f"random_length={length}: expected 2 to {most}, the ordinary tokens of this model")
+
+
 def _check_lengths(lengths: Iterable[int]) -> None:
     if (shortest := min(lengths)) < 3:
         raise BadPrompt(f"a prompt of {shortest} tokens: scores need at least 3, for something to choose")
@@ -386,10 +395,3 @@ def _summary(tallies: Sequence[_Tally]) -> dict[str, Tensor]:
         "chance": (chances * of_any_head).sum(0) / of_any_head.sum(0),
         "n_queries": of_any_head.sum(0).long(),
     }
-
-
-def _check_number(n: object) -> int:
-    number = as_integer(n)
-    if number is None or number < 0:
-        raise OutOfRange(f"n_random={n!r}: expected 0 or more prompts")
-    return number

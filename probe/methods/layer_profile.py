@@ -19,18 +19,16 @@ from probe.contexts import Read, WordsInContext, check_templates, read_words
 from probe.errors import BadPrompt, OutOfRange, check_choice
 from probe.gpt import GPT
 from probe.methods._direction import ESTIMATORS, Estimator, OnMissing, Pairs, check_pairs, fit_one
-from probe.methods._evidence import Split, accuracy_estimate, auroc_estimate, folds, score
+from probe.methods._evidence import FEWEST, Split, accuracy_estimate, auroc_estimate, folds, score
 from probe.provenance import provenance
 from probe.results import Result
 from probe.shown import Summary, count
-from probe.statistics import Estimate, bootstrap, cohens_d, p_value, sign_flips
+from probe.statistics import Estimate, bootstrap, check_permutations, cohens_d, p_value, sign_flips
 from probe.word_lists import WordPairs
 from probe.words import word_vectors
 
 if TYPE_CHECKING:
     import pandas
-
-FEWEST = 4
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,7 @@ def layer_profile(
         UnknownName, BadShape: as `fit_direction`.
     """
     check_choice("estimator", estimator, ESTIMATORS)
-    if n_permutations < 19:
-        raise OutOfRange(f"n_permutations={n_permutations}: expected at least 19, or p cannot reach 0.05")
+    check_permutations(n_permutations)
     name = None
     if isinstance(pairs, WordPairs):
         templates = pairs.templates if templates is None else templates

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probe.arguments import checked
+from probe.distributions import entropy_of, kl_divergence, ranks_of
 from probe.errors import BadShape, as_integer, check_index
 from probe.gpt import GPT
 from probe.methods._inputs import check_same_model, manifest_of, texts_of, token_ids, token_texts
@@ -22,10 +23,7 @@ from probe.methods._stream import (
     Translator,
     check_top,
     choose_places,
-    divergence,
-    entropy_of,
     positions_kept,
-    ranks_of,
     read_pieces,
     uniform_divergence,
 )
@@ -39,7 +37,8 @@ from probe.sites import split_name
 class LensReadout(LongResult):
     """What each place in the residual stream would predict, at every position kept. Padding: NaN; -1 for ids and ranks.
 
-    Rank 1 is the most likely token. Log-probabilities, entropies and divergences are in nats.
+    Rank 1 is the most likely token, and ties share the better rank. Log-probabilities, entropies and divergences are in
+    nats.
     """
 
     places: tuple[str, ...]
@@ -375,7 +374,7 @@ def _add(found: Gathered, piece: Piece, followed: Int[Tensor, "row watched"], to
             "top_tokens": likeliest.indices,
             "top_log_probs": likeliest.values,
             "entropy": entropy_of(here),
-            "kl_to_final": divergence(final, here),
+            "kl_to_final": kl_divergence(final, here),
             "final_ranks": ranks_of(here, of_best)[..., 0],
             "final_log_probs": of_best[..., 0],
             "watched_ranks": ranks_of(here, of_followed).masked_fill(nobody, PADDING),
@@ -390,7 +389,7 @@ def _change(before: Piece, after: Piece, top: int) -> dict[str, Tensor]:
     change = after.places.exp() - before.places.exp()
     raised, lowered = change.topk(top), change.topk(top, largest=False)
     return {
-        "divergence": divergence(before.places, after.places),
+        "divergence": kl_divergence(before.places, after.places),
         "raised_tokens": raised.indices,
         "raised_by": raised.values,
         "lowered_tokens": lowered.indices,

@@ -7,7 +7,6 @@ Sources: Vig et al., "Causal mediation analysis" (2020); Meng et al. (2022); Hei
 interpret activation patching" (2024).
 """
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,28 +19,14 @@ from torch import Tensor
 from probe.arguments import checked
 from probe.errors import OutOfRange, UnknownName, check_choice, check_count
 from probe.gpt import GPT
-from probe.methods._asked import has_several
-from probe.methods._patches import (
-    LEAST_SHARE,
-    By,
-    Cell,
-    Direction,
-    PatchSite,
-    list_cells,
-    part_of,
-    positions_of,
-    read_pairs,
-    run_patches,
-)
-from probe.methods._reruns import Row
+from probe.methods._patches import By, Cell, Direction, PatchEffects, PatchSite, list_cells, read_pairs, run_cells
 from probe.methods._schedule import MEMORY
 from probe.metrics import AnyMetric
 from probe.prompts import Prompts
-from probe.provenance import provenance
 from probe.results import Result
 from probe.selection import Indices, select
 from probe.shown import Summary, count
-from probe.statistics import GridEvidence, Groups, grid_evidence
+from probe.statistics import Groups
 from probe.tasks import Task
 
 if TYPE_CHECKING:
@@ -49,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class PatchingMap(Result):
+class PatchingMap(PatchEffects, Result):
     """What putting one run's value into the other does to a metric, place by place, on every pair of prompts."""
 
     cells: tuple[Cell, ...]
@@ -74,23 +59,6 @@ class PatchingMap(Result):
     def recovered(self) -> Float[Tensor, " cell"]:
         """(patched - corrupted) / (clean - corrupted), a ratio of means: 1 is as clean, 0 as corrupted."""
         return (self.patched - self.corrupted).mean(1) / (self.clean - self.corrupted).mean()
-
-    @property
-    def effects(self) -> Float[Tensor, "cell prompt"]:
-        """What patching did: patched minus the run that was patched, in the metric's unit."""
-        return self.patched - (self.corrupted if self.direction == "denoise" else self.clean)
-
-    @functools.cached_property
-    def evidence(self) -> GridEvidence:
-        """Of the effects, as shares of clean - corrupted: intervals, p, what survives the whole grid.
-
-        Raises:
-            OutOfRange: one pair of prompts has no interval.
-        """
-        return grid_evidence(
-            self.effects, self.groups, signed=True, smallest_effect=LEAST_SHARE, seed=self.seed,
-            over=self.clean - self.corrupted,
-        )  # fmt: skip
 
     def grid(self, site: PatchSite | None = None) -> Float[Tensor, "layer column"]:
         """`recovered` of one site as a table: by layer, and by position or head; NaN where nothing was patched.
@@ -139,12 +107,7 @@ class PatchingMap(Result):
         table = pandas.DataFrame([cell._asdict() for cell in self.cells]).astype({"head": "Int64", "position": "Int64"})
         table["recovered"] = self.recovered.tolist()
         table["effect"] = self.effects.mean(1).tolist()
-        if has_several(self.groups):
-            found = self.evidence
-            for name in ("low", "high", "p", "p_grid", "q", "marked"):
-                values = getattr(found, name)
-                table[f"share_{name}" if name in ("low", "high") else name] = values.tolist()
-        return table
+        return table.assign(**self._evidence_columns())
 
 
 def _name(cell: Cell) -> str:
@@ -187,12 +150,13 @@ def activation_patching(
         groups, memory, seed, folder: as of `ablation_sweep`.
 
     Raises:
-        BadPrompt: partners of unequal length or of the same tokens; a target that is not one token; no prompts; by
-            position with prompts of different lengths.
+        BadPrompt: partners of unequal length or of the same tokens, or between which the metric does not differ, so
+            that there is nothing to recover; a target that is not one token; no prompts; by position with prompts of
+            different lengths.
         BadShape: not as many corrupted prompts as clean ones.
         UnknownName, OutOfRange: a site, layer, head or position that does not exist; a metric that compares with the
             run that is patched; a memory budget too small.
-        NumbersBroke: the metric is NaN, or the same on clean and corrupted prompts: nothing to recover.
+        NumbersBroke: the metric is NaN.
         NotSaved: the folder holds the batches of another call.
     """
     pairs = read_pairs(
@@ -200,28 +164,11 @@ def activation_patching(
         memory=memory,
     )  # fmt: skip
     cells = list_cells(model.config, pairs.clean, sites, by, layers, heads, positions)
-    chosen, lengths = select(pairs.clean.lengths, positions=positions).chosen_positions, pairs.clean.lengths
-    parts = [part_of(model.config, cell) for cell in cells]
-
-    def rows(block: Sequence[int]) -> list[Row]:
-        return [
-            Row(prompt, prompt, (parts[number],), positions_of(cell, chosen[row], lengths[row]), number)
-            for number, cell in enumerate(cells)
-            for prompt, row in enumerate(block)
-        ]
-
-    manifest = {
-        **provenance(model), "method": "activation patching", "prompts": [list(ids) for ids in pairs.clean.ids],
-        "corrupted": [list(ids) for ids in pairs.corrupted.ids],
-        "method_arguments": {
-            **pairs.arguments(), "cells": [list(cell) for cell in cells], "positions": [list(row) for row in chosen],
-            "seed": seed,
-        },
-    }  # fmt: skip
-    found = run_patches(
-        pairs, len(cells), rows, lambda base, source: lambda layer, site: source(site, layer),
-        sites=list(dict.fromkeys(part.site for part in parts)), folder=folder, manifest=manifest, progress=progress,
-    )  # fmt: skip
+    chosen = select(pairs.clean.lengths, positions=positions).chosen_positions
+    manifest = pairs.manifest(
+        "activation patching", cells=[list(cell) for cell in cells], positions=[list(row) for row in chosen], seed=seed
+    )
+    found = run_cells(pairs, cells, chosen, folder=folder, manifest=manifest, progress=progress)
     return PatchingMap(
         cells=cells, direction=direction, metric=pairs.metric.name, unit=pairs.metric.unit, clean=found.clean,
         corrupted=found.corrupted, patched=found.values, groups=found.groups, tokens=pairs.tokens,

@@ -7,7 +7,6 @@ Source: Wang et al., "Interpretability in the wild" (2022); Goldowsky-Dill et al
 patching" (2023).
 """
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,18 +21,16 @@ from probe.config import GPTConfig
 from probe.errors import OutOfRange, UnknownName, as_integer, check_choice, check_count, check_index
 from probe.gpt import GPT
 from probe.linear import affine
-from probe.methods._asked import has_several
-from probe.methods._patches import LEAST_SHARE, Direction, read_pairs, run_patches
-from probe.methods._reruns import CleanRun, Part, Row, Table
+from probe.methods._patches import Direction, PatchEffects, read_pairs, run_patches
+from probe.methods._reruns import Part, RecordedRun, Row, Table
 from probe.methods._schedule import MEMORY
 from probe.methods._units import Head, check_head
 from probe.metrics import AnyMetric
 from probe.prompts import Prompts
-from probe.provenance import provenance
 from probe.results import Result
 from probe.shown import Summary, count
 from probe.sites import check_has_mlp
-from probe.statistics import GridEvidence, Groups, grid_evidence
+from probe.statistics import Groups
 from probe.tap_protocol import Resid
 from probe.tasks import Task
 
@@ -46,7 +43,7 @@ _INPUTS = ("q", "k", "v")
 
 
 @dataclass(frozen=True, eq=False)
-class PathPatching(Result):
+class PathPatching(PatchEffects, Result):
     """What changing one head's message to one receiver does to a metric, sender by sender, on every pair of prompts."""
 
     senders: tuple[Head, ...]
@@ -65,23 +62,6 @@ class PathPatching(Result):
     complete: bool
     seed: int
     manifest: Mapping[str, Any]
-
-    @property
-    def effects(self) -> Float[Tensor, "sender prompt"]:
-        """Patched minus the run that was patched, in the metric's unit."""
-        return self.patched - (self.corrupted if self.direction == "denoise" else self.clean)
-
-    @functools.cached_property
-    def evidence(self) -> GridEvidence:
-        """Of the effects, as shares of clean - corrupted.
-
-        Raises:
-            OutOfRange: one pair of prompts has no interval.
-        """
-        return grid_evidence(
-            self.effects, self.groups, signed=True, smallest_effect=LEAST_SHARE, seed=self.seed,
-            over=self.clean - self.corrupted,
-        )  # fmt: skip
 
     @checked
     def top(self, n: int = 5) -> list[tuple[Head, float]]:
@@ -111,11 +91,7 @@ class PathPatching(Result):
         table = pandas.DataFrame(self.senders, columns=["layer", "head"])
         table["effect"] = self.effects.mean(1).tolist()
         table["share"] = (self.effects.mean(1) / whole).tolist()
-        if has_several(self.groups):
-            found = self.evidence
-            for name in ("low", "high", "p", "p_grid", "q", "marked"):
-                table[f"share_{name}" if name in ("low", "high") else name] = getattr(found, name).tolist()
-        return table
+        return table.assign(**self._evidence_columns())
 
 
 @checked
@@ -164,14 +140,9 @@ def path_patching(
             for prompt, row in enumerate(block)
         ]
 
-    manifest = {
-        **provenance(model), "method": "path patching", "prompts": [list(ids) for ids in pairs.clean.ids],
-        "corrupted": [list(ids) for ids in pairs.corrupted.ids],
-        "method_arguments": {
-            **pairs.arguments(), "receiver": named, "senders": [list(head) for head in heads],
-            "through_mlps": through_mlps, "seed": seed,
-        },
-    }  # fmt: skip
+    manifest = pairs.manifest(
+        "path patching", receiver=named, senders=[list(head) for head in heads], through_mlps=through_mlps, seed=seed
+    )
     found = run_patches(
         pairs, len(heads), rows, lambda base, source: _messages(base, source, part, heads, through_mlps),
         sites=["z"], more_numbers=4 * len(heads) * model.config.d_model, folder=folder, manifest=manifest,
@@ -231,7 +202,7 @@ def _no_head(head: Any) -> Head:
     raise OutOfRange(f"sender {head!r}: expected (layer, head)")
 
 
-def _messages(base: CleanRun, source: CleanRun, part: Part, senders: Sequence[Head], through_mlps: bool) -> Table:
+def _messages(base: RecordedRun, source: RecordedRun, part: Part, senders: Sequence[Head], through_mlps: bool) -> Table:
     """What the receiver makes of each sender's new message; sources are counted sender by sender."""
     model, stream = base.model, "resid_pre" if _reads_pre(base.model.config, part) else "resid_mid"
     if part.site == "resid_post":
@@ -243,7 +214,7 @@ def _messages(base: CleanRun, source: CleanRun, part: Part, senders: Sequence[He
     return lambda layer, site: new
 
 
-def _change(base: CleanRun, source: CleanRun, sender: Head, part: Part, through_mlps: bool) -> Resid:
+def _change(base: RecordedRun, source: RecordedRun, sender: Head, part: Part, through_mlps: bool) -> Resid:
     """What the sender's new output, and MLPs that notice it, add to the stream before the receiver."""
     layer, head = sender
     change = _head_change(base, source, layer, head)
@@ -257,7 +228,7 @@ def _change(base: CleanRun, source: CleanRun, sender: Head, part: Part, through_
     return change
 
 
-def _head_change(base: CleanRun, source: CleanRun, layer: int, head: int) -> Resid:
+def _head_change(base: RecordedRun, source: RecordedRun, layer: int, head: int) -> Resid:
     """What attention adds otherwise with the head's new output; a norm after it sees all of its heads."""
     old, new = (run("z", layer)[:, :, head] for run in (base, source))
     if not base.model.config.post_norms:

@@ -19,12 +19,13 @@ from tqdm import tqdm
 
 from probe.arguments import brief, checked, several
 from probe.contexts import WordsInContext
+from probe.distributions import kl_divergence, log_probs_of
 from probe.errors import BadPrompt, BadShape, DifferentModel, OutOfRange, check_choice, check_index
 from probe.geometry import unit, without
 from probe.gpt import GPT
 from probe.interventions import Intervention, add, edit, project_out
 from probe.methods._direction import Direction
-from probe.methods._evidence import covariance_matched, isotropic
+from probe.methods._evidence import N_UNRELATED, covariance_matched, isotropic
 from probe.methods._inputs import token_ids, token_texts
 from probe.methods._joining import check_joined, join_tensors
 from probe.prompts import read_prompts
@@ -445,7 +446,7 @@ def _random(direction: Direction, n: int, kind: RandomKind, seed: int) -> Float[
     if kind == "isotropic":
         return isotropic(n, len(direction.vector), generator)
     own = {word for pair in direction.pairs.words for word in pair}
-    others = direction.source.unrelated(300, without=own, seed=seed).double()
+    others = direction.source.unrelated(N_UNRELATED, without=own, seed=seed).double()
     return unit(without(covariance_matched(n, others, generator), direction.vector))
 
 
@@ -478,8 +479,7 @@ class _Rerun:
 
     def divergence(self, change: Float[Tensor, " d"]) -> Float[Tensor, " prompt"]:
         """KL(clean || changed) with the change at all positions but the first, mean over these (nats)."""
-        clean, changed = (self._run([one], "all", at=None).logits.double().log_softmax(-1) for one in (None, change))
-        return ((clean.exp() * (clean - changed)).sum(-1)[:, 1:]).nanmean(-1).float().cpu()
+        return _divergence(*(self._run([one], "all", at=None).logits for one in (None, change)))
 
     def _run(self, changes: Sequence[Tensor | None], positions: Positions, at: int | None) -> Any:
         batch, n_pos, d = self.before.shape
@@ -518,7 +518,7 @@ def _erase(
     def change(value: Tensor) -> Tensor:
         double = value.double()
         along = vector.to(value.device)
-        new = double - (double @ along)[..., None] * along if eraser is None else eraser(double)
+        new = without(double, along) if eraser is None else eraser(double)
         if positions == "all":
             new[:, 0] = double[:, 0]  # the attention sink
         return new.to(value.dtype)
@@ -546,9 +546,17 @@ def _difference(
 
 
 def _damage(model: GPT, texts: Sequence[str], edits: Sequence[Intervention], start: bool) -> Float[Tensor, " text"]:
-    clean, changed = (
-        record(model, list(texts), interventions=list(one), sites=[], document_start=start).logits.double()
-        for one in ([], edits)
+    return _divergence(
+        *(
+            record(model, list(texts), interventions=list(one), sites=[], document_start=start).logits
+            for one in ([], edits)
+        )
     )
-    clean, changed = clean.log_softmax(-1), changed.log_softmax(-1)
-    return (clean.exp() * (clean - changed)).sum(-1)[:, 1:].nanmean(-1).float().cpu()
+
+
+def _divergence(
+    clean: Float[Tensor, "prompt pos d_vocab"], changed: Float[Tensor, "prompt pos d_vocab"]
+) -> Float[Tensor, " prompt"]:
+    """KL(clean || changed) of logits, mean over all positions but the first (nats)."""
+    found = kl_divergence(*(log_probs_of(logits.double()) for logits in (clean, changed)))
+    return found[:, 1:].nanmean(-1).float().cpu()

@@ -11,12 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.arguments import checked
+from probe.distributions import entropy_of, log_probs_of, ranks_of
 from probe.errors import BadIntervention, BadPrompt
 from probe.gpt import GPT
 from probe.interventions import Intervention, list_interventions
 from probe.methods._inputs import manifest_of, texts_of, token_texts
-from probe.methods._stream import LOGITS_AT_ONCE, check_top, entropy_of, ranks_of
-from probe.norms import at_least_float32
+from probe.methods._stream import LOGITS_AT_ONCE, check_top
 from probe.prompts import Prompts, check_predicted
 from probe.recording import PADDING, record
 from probe.results import LongResult
@@ -37,7 +37,7 @@ class TextScores(LongResult):
     surprise: Float[Tensor, "batch pos"]
     """-log p(the token that follows)."""
     rank: Int[Tensor, "batch pos"]
-    """Of the token that follows, among all; 1 was the likeliest."""
+    """Of the token that follows, among all; 1 was the likeliest, and ties share the better place."""
     entropy: Float[Tensor, "batch pos"]
     """Of what was expected: the mean surprise, if the model is right about how unsure it is."""
     top_tokens: Int[Tensor, "batch pos top"]
@@ -163,7 +163,7 @@ def _score(
     at_once = max(1, LOGITS_AT_ONCE // model.config.n_outputs)
     for entries in (tokens != PADDING).nonzero().split(at_once):
         at = tuple(entries.unbind(-1))
-        log_probs = at_least_float32(model.read_out(resid[at].to(model.device)[None]))[0].log_softmax(-1)
+        log_probs = log_probs_of(model.read_out(resid[at].to(model.device)[None]))[0]
         next_token = following[at].to(log_probs.device)
         chosen = log_probs.gather(-1, next_token.clamp(min=0)[:, None])
         nothing = next_token == PADDING

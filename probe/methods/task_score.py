@@ -9,13 +9,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probe.arguments import checked
+from probe.distributions import ranks_of
 from probe.gpt import GPT
 from probe.prompts import str_tokens
 from probe.provenance import provenance
 from probe.recording import record
 from probe.results import Result
 from probe.shown import Summary, count
-from probe.statistics import CONFIDENCE, Estimate, grid_evidence
+from probe.statistics import Estimate, grid_evidence, widened
 from probe.tasks import Task, check_tokens
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class TaskScore(Result):
     """The same two tokens after the corrupted partner. Below 0 where it says the opposite (the partner is solved, as a
     prompt of its own), near 0 where it says nothing."""
     place: Int[Tensor, " prompt"]
-    """Of the target in the whole vocabulary: 1 where it is the single likeliest token; ties share the worse place."""
+    """Of the target in the whole vocabulary: 1 where it is the single likeliest token. Unlike elsewhere, ties share the
+    worse place: what says the same of every token knows nothing, and is not to count as right."""
     share_solved: Estimate
     corrupted_share_solved: Estimate
     """The share of partners whose difference is above 0 all the same."""
@@ -138,15 +140,12 @@ def _measure(
         logits = record(model, prompts[rows], sites=[], positions=-1).logits[:, -1].float().cpu()
         own, other = (logits.gather(-1, tokens[rows, None])[:, 0] for tokens in (targets, against))
         differences.append(own - other)
-        places.append((logits >= own[:, None]).sum(-1))
+        places.append(ranks_of(logits, own[:, None], ties="worse")[:, 0])
     return torch.cat(differences), torch.cat(places)
 
 
 def _estimate(values: Tensor, task: Task, seed: int, *, share: bool = False) -> Estimate:
-    """Mean and interval. That of a share never says more than as many prompts can (see `bootstrap_share`)."""
-    found = grid_evidence(values.double()[None], task.groups, signed=False, smallest_effect=0.0, seed=seed)
-    low, high = float(found.low), float(found.high)
-    if share:
-        end = ((1 - CONFIDENCE) / 2) ** (1 / len(task))
-        low, high = min(low, end), max(high, 1 - end)
-    return Estimate(float(found.mean), low, high)
+    """Mean and interval."""
+    of_all = grid_evidence(values.double()[None], task.groups, signed=False, smallest_effect=0.0, seed=seed)
+    found = Estimate(float(of_all.mean), float(of_all.low), float(of_all.high))
+    return widened(found, len(task)) if share else found

@@ -22,10 +22,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from probe.arguments import checked
+from probe.distributions import kl_divergence, log_probs_of
 from probe.errors import BrokenFile, DifferentModel, OutOfRange, SiteNotRecorded
 from probe.fetching import cache_folder
 from probe.gpt import GPT
-from probe.methods._stream import divergence, stream_places, uniform_divergence
+from probe.methods._stream import stream_places, uniform_divergence
 from probe.methods._windows import ROWS_AT_ONCE, Texts, sample_batch, windows_of
 from probe.norms import at_least_float32
 from probe.pieces import Pieces
@@ -351,7 +352,7 @@ def _descend(
         optimiser.zero_grad()
         for index in range(len(places)):
             lens = _log_probs(model, x[index, rows].to(weights) @ weights[index] + biases[index])
-            (final.exp() * (final - lens)).sum(-1).mean().backward(inputs=[weights, biases])
+            kl_divergence(final, lens).mean().backward(inputs=[weights, biases])
         optimiser.step()
     return weights.detach().cpu(), biases.detach().cpu()
 
@@ -389,9 +390,9 @@ def _tested(
         for index, place in enumerate(lens.places):
             raw = x[index, rows]
             for kind, resid in enumerate((lens(place, raw), raw)):
-                sums[kind, index] += float(divergence(final, _log_probs(model, resid)).sum())
+                sums[kind, index] += float(kl_divergence(final, _log_probs(model, resid)).sum())
         uniform += float(uniform_divergence(final).sum())
-        of_mean += float(divergence(final, mean.expand_as(final)).sum())
+        of_mean += float(kl_divergence(final, mean).sum())
         n += len(rows)
     return dataclasses.replace(
         lens,
@@ -413,4 +414,4 @@ def _mean_distribution(model: GPT, windows: Sequence[list[int]]) -> Float[Tensor
 
 
 def _log_probs(model: GPT, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
-    return at_least_float32(model.read_out(resid.to(model.dtype)[None]))[0].log_softmax(-1)
+    return log_probs_of(model.read_out(resid.to(model.dtype)[None]))[0]

@@ -9,8 +9,8 @@ from typing import Any, Literal, Self, TypedDict, get_args
 import torch
 from torch import Tensor
 
+from probe.distributions import surprise_of
 from probe.errors import BadIntervention, BadPrompt, OutOfRange, ProbeError, as_integer, check_choice, check_index
-from probe.metrics import surprise_of
 from probe.prompts import PromptBatch, read_prompts
 from probe.recording import Recording, record
 from probe.transformer_lens_adapter._hooks import Hook, HookedPass, Reach, kept_for, reach_of

@@ -18,7 +18,7 @@ from probe.errors import (
     WrongType,
 )
 from probe.methods import _schedule
-from probe.methods._reruns import CleanRun, Part, Row
+from probe.methods._reruns import Part, RecordedRun, Row
 from probe.methods.ablation import join_sweeps
 from probe.prompts import read_prompts
 from tests.induction import INDUCTION, PREVIOUS, induction_model
@@ -133,7 +133,7 @@ def test_all_logits_of_a_rerun_equal_those_of_a_plain_pass(family):
     batch = read_prompts(model.config, model.tokenizer, PROMPTS)
     everything = probe.custom_metric(lambda logits: logits.sum((1, 2)), position=None).bind(model, batch)
     with torch.no_grad():
-        clean = CleanRun(model, batch, everything, range(4), ["z"])
+        clean = RecordedRun(model, batch, everything, range(4), ["z"])
         heads = [Part(layer, "z", head) for layer in range(3) for head in range(4)]
         rows = [Row(2, 0, (part,), tuple(range(1, 8))) for part in heads]
         logits = clean.logits(rows, lambda layer, site: torch.zeros(1, 1, 4, 8))
@@ -304,7 +304,7 @@ def test_a_smaller_budget_means_more_batches():
 def test_a_stopped_sweep_goes_on_from_its_folder(tmp_path, monkeypatch):
     model = tiny_model()
     expected = sweep(model, RAGGED, memory=150_000)
-    plain, calls = CleanRun.logits, []
+    plain, calls = RecordedRun.logits, []
 
     def stops(self, rows, table):
         calls.append(len(rows))
@@ -312,10 +312,10 @@ def test_a_stopped_sweep_goes_on_from_its_folder(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return plain(self, rows, table)
 
-    monkeypatch.setattr(CleanRun, "logits", stops)
+    monkeypatch.setattr(RecordedRun, "logits", stops)
     with pytest.raises(KeyboardInterrupt):
         sweep(model, RAGGED, memory=150_000, folder=tmp_path / "sweep")
-    monkeypatch.setattr(CleanRun, "logits", lambda self, rows, table: calls.append(0) or plain(self, rows, table))
+    monkeypatch.setattr(RecordedRun, "logits", lambda self, rows, table: calls.append(0) or plain(self, rows, table))
     before = len(calls)
     found = sweep(model, RAGGED, memory=150_000, folder=tmp_path / "sweep")
     n_batches = probe.plan_ablation(model, RAGGED, metric=METRIC, memory=150_000).batches
@@ -354,14 +354,14 @@ def test_a_folder_holds_the_work_of_one_metric(first, second, tmp_path):
 def test_without_a_folder_an_interruption_returns_the_prompts_that_are_done(monkeypatch):
     model = tiny_model()
     monkeypatch.setattr(_schedule, "_PROMPTS_AT_ONCE", 2)
-    whole, plain = sweep(model, RAGGED), CleanRun.logits
+    whole, plain = sweep(model, RAGGED), RecordedRun.logits
 
     def stops(self, rows, table):
         if 1 in self.prompts.tolist():  # the longest, and so in the last block
             raise KeyboardInterrupt
         return plain(self, rows, table)
 
-    monkeypatch.setattr(CleanRun, "logits", stops)
+    monkeypatch.setattr(RecordedRun, "logits", stops)
     found = sweep(model, RAGGED)
     assert not found.complete
     torch.testing.assert_close(found.effects, whole.effects[:, [0, 2]])  # in the order of the call
@@ -480,7 +480,8 @@ BAD = {
     "an unknown head": (dict(units=[(0, 4)]), OutOfRange, "head 4: this model has heads 0 to 3"),
     "an unknown layer": (dict(layers=3), OutOfRange, "layer 3: this model has layers 0 to 2"),
     "no head": (dict(units=[0.1]), OutOfRange, "expected a head as"),
-    "an unknown name": (dict(units=["attention 1"]), OutOfRange, "expected a name such as '9.6'"),
+    "an unknown name": (dict(units=["attention 1"]), UnknownName, "expected a name such as '9.6'"),
+    "a name misspelt": (dict(units=["layr 1"]), UnknownName, "no unit 'layr 1'; did you mean 'layer 1'"),
     "an unknown MLP": (dict(units=["MLP 3"]), OutOfRange, "layer 3: this model has layers 0 to 2"),
     "an unknown neuron": (dict(units=["neuron 0.999"]), OutOfRange, "neuron 999: a layer has neurons 0 to"),
     "an MLP twice in a set": (dict(units=[["layer 1", "MLP 1"]]), OutOfRange, "something stands in it twice"),
@@ -511,7 +512,7 @@ BAD = {
 
 @pytest.mark.parametrize(("arguments", "error", "said"), BAD.values(), ids=BAD.keys())
 def test_what_cannot_be_swept_is_said_before_any_unit_is(arguments, error, said, monkeypatch, as_users_run_it):
-    monkeypatch.setattr(CleanRun, "logits", lambda *_: pytest.fail("a unit was run"))
+    monkeypatch.setattr(RecordedRun, "logits", lambda *_: pytest.fail("a unit was run"))
     with pytest.raises(error, match=said):
         sweep(tiny_model(), **{"prompts": PROMPTS, **arguments})
 

@@ -6,7 +6,7 @@ import pytest
 
 import probe
 from probe.errors import NumbersBroke, OutOfRange
-from probe.methods._reruns import CleanRun
+from probe.methods._reruns import RecordedRun
 from tests.induction import INDUCTION, PREVIOUS, induction_model
 from tests.redundant import FIRST, OTHERS, STANDS_IN, TARGETS, redundant_model
 from tests.redundant import PROMPTS as MARKED
@@ -95,7 +95,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_circuits_are_refused_before_anything_runs(case, monkeypatch):
     circuit, error, message = BAD[case]
-    monkeypatch.setattr(CleanRun, "__init__", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(RecordedRun, "__init__", lambda *_: pytest.fail("it ran"))
     with pytest.raises(error, match=message):
         score(tiny_model(), circuit)
 

@@ -37,6 +37,16 @@ def test_tokens_that_are_asked_for_keep_their_order_and_rank():
         next_tokens(model, recording, tokens=[50])
 
 
+def test_a_token_that_cannot_come_takes_nothing_from_the_entropy():
+    model = tiny_model()
+    recording = record(model, RAGGED)
+    recording.values["logits"][1, 1, [9, 3]] = -torch.inf
+    found = next_tokens(model, recording, prompt=1, tokens=[9, 3, 44])
+    others = recording.logits[1, 1].softmax(-1)
+    assert found.probabilities[:2].tolist() == [0.0, 0.0] and found.ranks[:2].tolist() == [49, 49]
+    assert found.entropy == pytest.approx(-sum(p * math.log(p) for p in others.tolist() if p), rel=1e-5)
+
+
 def test_runs_are_compared_on_the_tokens_likeliest_in_any():
     model = tiny_model()
     runs = [record(model, [ids]) for ids in ([1, 2, 3], [6, 7])]

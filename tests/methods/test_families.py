@@ -9,7 +9,7 @@ import probe
 from probe.errors import OutOfRange, ProbeError, SiteNotRecorded, UnknownName
 from probe.figures.attribution import attribution_bars
 from probe.methods._patches import PATCHED
-from probe.methods._reruns import CleanRun, Part, Row
+from probe.methods._reruns import Part, RecordedRun, Row
 from probe.methods.check import check_model
 from probe.prompts import read_prompts
 from probe.sites import describe_site, find_sites, residual_sites, site_dims
@@ -77,7 +77,7 @@ def test_all_logits_of_a_rerun_equal_those_of_a_plain_pass(model, position):
     shorts = [describe_site(name).short for name in find_sites(model.config, None, [1])]
     other = probe.record(model, PROMPTS[0])
     with torch.no_grad():
-        clean = CleanRun(model, batch, everything, range(4), shorts)
+        clean = RecordedRun(model, batch, everything, range(4), shorts)
         rows = [Row(2, 0, (Part(layer, site),), tuple(range(3, 8))) for site in shorts for layer in (1, 2)]
         together = clean.logits(rows, lambda layer, site: other[site, layer])
         alone = [clean.logits([row], lambda layer, site: other[site, layer])[0] for row in rows]

@@ -7,7 +7,7 @@ import torch
 
 import probe
 from probe.errors import BadPrompt, OutOfRange
-from probe.methods._reruns import CleanRun
+from probe.methods._reruns import RecordedRun
 from tests.redundant import FIRST, OTHERS, PROMPTS, STANDS_IN, TARGETS, redundant_model
 from tests.tiny import tiny_model
 
@@ -112,7 +112,7 @@ def test_nothing_found_is_said_and_no_set_is_made_up():
 def test_a_stopped_search_goes_on_from_its_folder(tmp_path, monkeypatch):
     model = tiny_model()
     expected = search(model, n_heads=2, candidates=4)
-    plain, calls = CleanRun.logits, []
+    plain, calls = RecordedRun.logits, []
 
     def stops(self, rows, table):
         calls.append(len(rows))
@@ -120,14 +120,14 @@ def test_a_stopped_search_goes_on_from_its_folder(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return plain(self, rows, table)
 
-    monkeypatch.setattr(CleanRun, "logits", stops)
+    monkeypatch.setattr(RecordedRun, "logits", stops)
     with pytest.raises(KeyboardInterrupt):
         search(model, n_heads=2, candidates=4, folder=tmp_path / "search")
-    monkeypatch.setattr(CleanRun, "logits", lambda self, rows, table: calls.append(0) or plain(self, rows, table))
+    monkeypatch.setattr(RecordedRun, "logits", lambda self, rows, table: calls.append(0) or plain(self, rows, table))
     before = len(calls)
     found = search(model, n_heads=2, candidates=4, folder=tmp_path / "search")
     assert found.complete and [step.effect for step in found.steps] == [step.effect for step in expected.steps]
-    monkeypatch.setattr(CleanRun, "logits", lambda *_: pytest.fail("everything was there"))
+    monkeypatch.setattr(RecordedRun, "logits", lambda *_: pytest.fail("everything was there"))
     assert search(model, n_heads=2, candidates=4, folder=tmp_path / "search").heads == expected.heads
     assert len(calls) > before
 
@@ -146,7 +146,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_calls_are_refused_before_anything_runs(case, monkeypatch):
     arguments, error, message = BAD[case]
-    monkeypatch.setattr(CleanRun, "__init__", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(RecordedRun, "__init__", lambda *_: pytest.fail("it ran"))
     with pytest.raises(error, match=message):
         search(tiny_model(), **arguments)
 

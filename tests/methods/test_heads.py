@@ -163,6 +163,8 @@ def test_random_prompts_are_different_ordinary_tokens_twice():
     for ids in prompts:
         assert ids[:20] == ids[20:] and len(set(ids)) == 20 and min(ids) > 2
     assert prompts == repeated_random_tokens(model, 5, 20, seed=3) != repeated_random_tokens(model, 5, 20, seed=4)
+    with pytest.raises(OutOfRange, match="^length=1: expected 2 to 47, the ordinary tokens of this model"):
+        repeated_random_tokens(model, 5, 1, seed=3)
 
 
 def test_both_sources_stand_side_by_side(model):

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import probe
-from probe.errors import BadPrompt, BadShape, NumbersBroke, OutOfRange, UnknownName
+from probe.errors import BadPrompt, BadShape, OutOfRange, UnknownName
 from probe.methods._patches import PATCHED
-from probe.methods._reruns import CleanRun
+from probe.methods._reruns import RecordedRun
 from probe.sites import describe_site
 from tests.induction import induction_model
 from tests.tiny import tiny_model
@@ -133,7 +133,7 @@ def test_in_the_induction_circuit_the_repeated_token_and_what_came_before_it_car
 
 
 def test_a_stopped_map_goes_on_from_its_folder(tmp_path, monkeypatch):
-    model, whole = tiny_model(), CleanRun.logits
+    model, whole = tiny_model(), RecordedRun.logits
     expected = patch(model, "z", memory=120_000)
     calls = []
 
@@ -143,7 +143,7 @@ def test_a_stopped_map_goes_on_from_its_folder(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return whole(self, rows, table)
 
-    monkeypatch.setattr(CleanRun, "logits", stops)
+    monkeypatch.setattr(RecordedRun, "logits", stops)
     with pytest.raises(KeyboardInterrupt):
         patch(model, "z", memory=120_000, folder=tmp_path / "map")
     found = patch(model, "z", memory=120_000, folder=tmp_path / "map")
@@ -185,11 +185,11 @@ BAD = {
 
 @pytest.mark.parametrize(("arguments", "error", "said"), BAD.values(), ids=BAD.keys())
 def test_what_cannot_be_patched_is_said_before_anything_runs(arguments, error, said, monkeypatch, as_users_run_it):
-    monkeypatch.setattr(CleanRun, "logits", lambda *_: pytest.fail("a place was patched"))
+    monkeypatch.setattr(RecordedRun, "logits", lambda *_: pytest.fail("a place was patched"))
     with pytest.raises(error, match=said):
         patch(tiny_model(), **arguments)
 
 
 def test_runs_that_do_not_differ_have_nothing_to_recover():
-    with pytest.raises(NumbersBroke, match="no difference to recover"):
+    with pytest.raises(BadPrompt, match="no difference to recover"):
         patch(tiny_model(), metric=probe.custom_metric(lambda logits: 0.0 * logits.sum((1, 2))))
