@@ -11,8 +11,8 @@ import probe
 from probe.figures.page import Draw, PageSection, Table
 from probe.generation import Step
 
-Holds = Literal["yes", "partly", "no", "later"]
-"""Later: nothing is claimed that could be tried here, or the means come with later work."""
+Holds = Literal["yes", "partly", "no", "not tried"]
+"""Not tried: a picture, or what no line of the analysis does."""
 Page = Literal["Tokens and model", "Directions", "Heads", "Generation", "Logit lens", "Ablation", "—"]
 """Of the dashboard."""
 

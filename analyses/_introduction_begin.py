@@ -52,7 +52,7 @@ def fine_tuned(subject: Subject) -> Example:
 def other_media() -> Example:
     """Nothing to try."""
     return Example("00:47", "Transformers also turn speech into text, text into images, and translate.",
-                   "Not here: this GPT reads and writes text. Later work.", "later", "—")  # fmt: skip
+                   "Nothing to try here: this GPT reads and writes text.", "not tried", "—")  # fmt: skip
 
 
 def story(subject: Subject) -> Example:
