@@ -201,7 +201,7 @@ def last_vector(subject: Subject) -> Example:
 
 
 def chat(subject: Subject) -> Example:
-    """The same game with a conversation as the text."""
+    """A conversation as the text that is continued."""
     try:
         said = probe.chat(subject.model, QUESTION, temperature=0, max_tokens=20).run().text
     except (BadPrompt, UnsupportedModel) as error:

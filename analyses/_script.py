@@ -90,7 +90,7 @@ def start_in_words(model: probe.GPT) -> str:
 
 
 def untrained_twin(model: probe.GPT) -> probe.GPT:
-    """The same shape with random weights, drawn with a fixed seed."""
+    """A model of the same shape with random weights, drawn with a fixed seed."""
     twin = probe.GPT(model.config, model.tokenizer, name="untrained").to(model.device)
     twin.draw_weights(torch.Generator(model.device).manual_seed(0))
     return twin

@@ -173,7 +173,7 @@ def _ranks_row(readout: LensReadout, text: int, place: int) -> tuple[str, ...]:
 
 
 def _layer(index: int) -> str:
-    """Of a stack that begins with the embedding."""
+    """Name of a place in a stack that begins with the embedding."""
     return "embedding" if index == 0 else f"layer {index - 1}"
 
 

@@ -66,7 +66,7 @@ def read_subject(model: probe.GPT, n_tokens: int = TOKENS) -> Subject:
 
 
 def rows(chapters: Mapping[str, Chapter]) -> Iterator[dict[str, object]]:
-    """Of the table: one for each example."""
+    """Rows of the table: one for each example."""
     for name, chapter in chapters.items():
         for one in chapter.examples:
             yield {

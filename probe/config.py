@@ -140,7 +140,7 @@ class GPTConfig:
     parallel: bool = False
     """Attention and MLP of a layer read the same stream, and both are added to it: there is no resid_mid."""
     shared_norm: bool = False
-    """Of parallel layers: attention and MLP read it through one norm, ln1 and ln2 being the same weights."""
+    """In parallel layers, attention and MLP read the stream through one norm: ln1 and ln2 are the same weights."""
     tied_embeddings: bool = True
     """W_U is W_E transposed, one parameter."""
     d_vocab_out: int | None = None

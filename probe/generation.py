@@ -44,17 +44,17 @@ class Step(Shown):
     """One token, and what the model said of it before it was chosen."""
 
     position: int
-    """Where it stands in the whole text, the prompt included."""
+    """Where the token stands in the whole text, the prompt included."""
     token: int
     text: str
     probability: float
-    """With which it was chosen: after temperature, top k and top p. 1 at temperature 0."""
+    """The probability with which it was chosen: after temperature, top k and top p. 1 at temperature 0."""
     model_probability: float
-    """The model's own, at temperature 1."""
+    """The model's own probability of it, at temperature 1."""
     rank: int
-    """Among all tokens; 1 is the likeliest."""
+    """Its rank among all tokens; 1 is the likeliest."""
     entropy: float
-    """Of the model's own distribution, in nats."""
+    """Entropy of the model's own distribution, at temperature 1 (nats)."""
     drawn: float | None
     """The random number in [0, 1) that chose it, on the cumulative distribution with the likeliest token first; None
     at temperature 0."""
@@ -110,7 +110,7 @@ class Generation(Result):
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """What has been made so far."""
+        """Every step that has been made so far."""
         return tuple(self._steps)
 
     @property
@@ -120,7 +120,7 @@ class Generation(Result):
 
     @property
     def str_tokens(self) -> list[str]:
-        """The text of each of these."""
+        """The text of each token of prompt and continuation so far."""
         return str_tokens(self._model.tokenizer, self.ids)
 
     @property
@@ -137,7 +137,7 @@ class Generation(Result):
         return tuple(self._effect(number, one) for number, one in enumerate(self._settings.interventions))
 
     def _effect(self, number: int, one: Intervention) -> Effect:
-        """Of one intervention, over those passes that ran tokens it means."""
+        """What one intervention did, over those passes that ran tokens it means."""
         found = [of_pass[number] for of_pass in self._effects if number in of_pass]
         sites = dict.fromkeys(site for effect in found for site in effect.sites)
         return Effect(str(one), tuple(sites), sum(effect.entries for effect in found))
@@ -214,7 +214,7 @@ class Generation(Result):
         return {**super().files(), "alternatives.csv": table}
 
     def summary(self) -> Summary:
-        """How far it is, and the text."""
+        """How far the generation is, and its text."""
         state = f"ended: {self.ended}" if self.ended else "not complete: iterate, or .run()"
         return Summary(
             f"{count(len(self._steps), 'token')} after {len(self.prompt):,}, {state}",
@@ -271,7 +271,7 @@ class Settings:
     listed: int | None
     """Tokens that each step lists; None: all."""
     stop: tuple[int, ...]
-    """Ids after which it ends."""
+    """Token ids after which it ends."""
     interventions: tuple[Intervention, ...]
 
     def choose(self, model: GPT, logits: Float[Tensor, " d_vocab"], steps: Sequence[Step], position: int) -> Step:

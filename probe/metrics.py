@@ -23,7 +23,7 @@ Tokens = str | int | Sequence[str] | Sequence[int]
 LEAST_SHARE = 0.02
 """A change worth naming, of metrics in logits: this share of the clean value."""
 LEAST_NATS = 0.02
-"""The same of metrics in nats: a probability that changes by 2 %."""
+"""A change worth naming, of metrics in nats: a probability that changes by 2 %."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Measure:
     """A metric on the prompts of one call."""
 
     positions: Int[Tensor, "prompt kept"]
-    """Whose logits are read; on the CPU."""
+    """Positions whose logits are read; on the CPU."""
     tokens: Int[Tensor, "prompt token"] | None
     """The only tokens whose logits are read. None: all of the vocabulary."""
     function: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -52,9 +52,9 @@ class Metric:
     """A number that says how well the model does, and what a difference in it means."""
 
     name: str
-    """"' Mary' - ' John'"."""
+    """How results call it: "' Mary' - ' John'"."""
     unit: str
-    """'logits', 'nats', 'place'."""
+    """Unit of its values: 'logits', 'nats', 'place'."""
     meaning: str
     """What is measured, and what more of it means: one line."""
     signed: bool
@@ -296,7 +296,7 @@ def _everywhere(batch: PromptBatch) -> Int[Tensor, "prompt pos"]:
 
 
 def _weights(batch: PromptBatch, positions: Tensor, *, last: bool) -> Float[Tensor, "prompt kept"]:
-    """Of a mean over the positions of each prompt that exist (and, without `last`, have a next token)."""
+    """Weights of a mean over the positions of each prompt that exist (and, without `last`, have a next token)."""
     if positions.shape[1] == 1 and last:
         return torch.ones(positions.shape)
     ends = torch.tensor(batch.lengths)[:, None] - (0 if last else 1)

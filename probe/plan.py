@@ -26,7 +26,7 @@ class RecordingPlan(Shown):
     shapes: Mapping[str, tuple[int, ...]]
     """Shape of every value that would be kept, by full name; "logits" last."""
     sizes: Mapping[str, int]
-    """Bytes of each. 0: it shares the memory of the value before it (resid_pre is the last layer's resid_post)."""
+    """Bytes of each value. 0: it shares the memory of the one before it (resid_pre is the last layer's resid_post)."""
     flops: int
     """Multiplications and additions of the pass."""
     seconds: float
@@ -39,7 +39,7 @@ class RecordingPlan(Shown):
         return sum(self.sizes.values())
 
     def summary(self) -> Summary:
-        """As `print` says it."""
+        """The plan in a line, as `print` shows it."""
         return Summary(str(self))
 
     def to_dataframe(self) -> "pandas.DataFrame":

@@ -148,7 +148,7 @@ RESIDUAL = ("resid_pre", "resid_mid", "resid_post")
 
 
 def residual_sites(config: GPTConfig) -> list[str]:
-    """Those of them that this model has: no resid_mid where nothing lies between attention and MLP."""
+    """Those of `RESIDUAL` that this model has: no resid_mid where nothing lies between attention and MLP."""
     return [site for site in RESIDUAL if _SHORT[site].exists(config)]
 
 

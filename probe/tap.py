@@ -30,7 +30,7 @@ class RecordingTap:
         return name in self._request.keep or name in self._edited
 
     def scope(self, prefix: str) -> Tap:
-        """The same tap for a module whose names begin with `prefix`; none at all if nothing there is wanted."""
+        """This tap for a module whose names begin with `prefix`; none at all if nothing there is wanted."""
         return ScopedTap(self, prefix) if prefix in self._prefixes else NO_TAP
 
     def __call__(self, name: str, value: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class Selection:
     """What is looked at."""
 
     model_name: str
-    """As `state.load_model` takes it."""
+    """The model's name, as `state.load_model` takes it."""
     model: probe.GPT
     prompt: str
     document_start: bool
@@ -115,7 +115,7 @@ def choose() -> Selection:
 
 
 def address(page: str, parameters: Mapping[str, object]) -> str:
-    """Of a page by its name, with its widgets set; the first page has no name in the URL."""
+    """Address of a page by its name, with its widgets set; the first page has no name in the URL."""
     return f"/{'' if page == 'heads' else page}?{urlencode(parameters, doseq=True)}"
 
 

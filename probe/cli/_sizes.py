@@ -18,7 +18,7 @@ class Kind:
     meaning: str
     dims: tuple[str, ...]
     shape: tuple[int, ...]
-    """Of each; all layers alike."""
+    """Shape of each value; all layers alike."""
     layers: str
     """'0-3,7', or '' outside the layers."""
     count: int

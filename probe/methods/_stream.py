@@ -50,7 +50,7 @@ class Piece:
     places: Float[Tensor, "place row d_vocab"]
     """Log-probabilities (nats)."""
     final: Float[Tensor, "row d_vocab"]
-    """The model's own, at the end."""
+    """The model's own log-probabilities, at the end (nats)."""
 
 
 def stream_places(config: GPTConfig) -> list[str]:
@@ -162,7 +162,7 @@ class Gathered:
 
 
 def entropy_of(log_probs: Float[Tensor, "*any d_vocab"]) -> Float[Tensor, "*any"]:
-    """In nats."""
+    """Entropy of each distribution, in nats."""
     return -(log_probs.exp() * log_probs).sum(-1)
 
 

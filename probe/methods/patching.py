@@ -60,7 +60,7 @@ class PatchingMap(Result):
     """The metric of the clean prompts."""
     corrupted: Float[Tensor, " prompt"]
     patched: Float[Tensor, "cell prompt"]
-    """With each place patched."""
+    """The metric with each place patched."""
     groups: Groups
     """Which pairs hang together, by kind."""
     tokens: tuple[str, ...]
@@ -82,7 +82,7 @@ class PatchingMap(Result):
 
     @functools.cached_property
     def evidence(self) -> GridEvidence:
-        """Of the effects, as shares of clean - corrupted: intervals, p, what survives the whole grid.
+        """Evidence of the effects as shares of clean - corrupted: intervals, p, what survives the whole grid.
 
         Raises:
             OutOfRange: one pair of prompts has no interval.

@@ -50,7 +50,7 @@ class PathPatching(Result):
     """What changing one head's message to one receiver does to a metric, sender by sender, on every pair of prompts."""
 
     senders: tuple[Head, ...]
-    """(layer, head)."""
+    """The heads whose messages are changed, as (layer, head)."""
     receiver: str
     """'q of 9.6', 'MLP 10', 'logits'."""
     through_mlps: bool
@@ -68,12 +68,12 @@ class PathPatching(Result):
 
     @property
     def effects(self) -> Float[Tensor, "sender prompt"]:
-        """Patched minus the run that was patched, in the metric's unit."""
+        """What each message does: patched minus the run that was patched, in the metric's unit."""
         return self.patched - (self.corrupted if self.direction == "denoise" else self.clean)
 
     @functools.cached_property
     def evidence(self) -> GridEvidence:
-        """Of the effects, as shares of clean - corrupted.
+        """Evidence of the effects as shares of clean - corrupted: intervals, p, what survives the whole grid.
 
         Raises:
             OutOfRange: one pair of prompts has no interval.

@@ -56,17 +56,17 @@ class TunedLens(Result):
     """
 
     places: tuple[str, ...]
-    """Full names, in the order of the pass."""
+    """Full names of the sites read, in the order of the pass."""
     weights: Float[Tensor, "place d_model d_model"]
     """To be applied from the right: translated = resid @ weight + bias."""
     biases: Float[Tensor, "place d_model"]
     tuned_kl: Float[Tensor, " place"]
     raw_kl: Float[Tensor, " place"]
-    """Of the raw lens."""
+    """KL of the raw lens at each place."""
     uniform_kl: float
-    """Of knowing nothing."""
+    """KL of knowing nothing: of the uniform distribution."""
     mean_kl: float
-    """Of saying at every position the model's mean distribution over the text fitted on."""
+    """KL of saying at every position the model's mean distribution over the text fitted on."""
     manifest: Mapping[str, Any]
     """Model, text, arguments."""
 

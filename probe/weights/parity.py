@@ -1,4 +1,4 @@
-"""The same files through Hugging Face's own code: an oracle to compare with, slow and memory-hungry."""
+"""A model's files through Hugging Face's own code: an oracle to compare with, slow and memory-hungry."""
 
 import contextlib
 import io
