@@ -73,7 +73,7 @@ def train_tiny(name: str, steps: int, *, seed: int = 0) -> probe.GPT:
     return model.requires_grad_(False)
 
 
-def share_right(logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]) -> float:
+def share_right(logits: Float[Tensor, "batch pos d_vocab_out"], tokens: Int[Tensor, "batch pos"]) -> float:
     """How often the likeliest token is the one `BACK` places before, of the positions that have one after position 0.
 
     A target at position 0 does not count either.

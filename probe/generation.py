@@ -240,7 +240,7 @@ class Generation(Result):
             return "max tokens"
         return "context full" if len(self.ids) == self._model.config.n_ctx else None
 
-    def _next_logits(self) -> Float[Tensor, " d_vocab"]:
+    def _next_logits(self) -> Float[Tensor, " d_vocab_out"]:
         """Run what the cache has not seen: the prompt first, then one token each time."""
         if self._cache is None:
             room = len(self.prompt) + self._settings.max_tokens
@@ -274,7 +274,7 @@ class Settings:
     """Token ids after which it ends."""
     interventions: tuple[Intervention, ...]
 
-    def choose(self, model: GPT, logits: Float[Tensor, " d_vocab"], steps: Sequence[Step], position: int) -> Step:
+    def choose(self, model: GPT, logits: Float[Tensor, " d_vocab_out"], steps: Sequence[Step], position: int) -> Step:
         """The next step. Its random number depends on the seed and the number of the step alone."""
         log_probs = logits.double().log_softmax(-1)
         if self.sampling.temperature == 0:

@@ -193,7 +193,7 @@ class GPT(NamedWeights, nn.Module):
         tap: Tap = NO_TAP,
         cache: KeyValueCache | None = None,
         unembed_at: Int[Tensor, "batch kept"] | None = None,
-    ) -> Float[Tensor, "batch kept d_vocab"]:
+    ) -> Float[Tensor, "batch kept d_vocab_out"]:
         """Raw logits of the token after each position (or only after the positions in `unembed_at`).
 
         With a cache, `tokens` are the next ones after those that it has seen.
@@ -237,7 +237,7 @@ class GPT(NamedWeights, nn.Module):
 
     def read_out(
         self, resid: Resid, *, tap: Tap = NO_TAP, unembed_at: Int[Tensor, "batch kept"] | None = None
-    ) -> Float[Tensor, "batch kept d_vocab"]:
+    ) -> Float[Tensor, "batch kept d_vocab_out"]:
         """Raw logits from the residual stream after the last layer: final norm, then unembedding."""
         final = self.ln_final(resid, tap.scope("ln_final"))
         if unembed_at is not None:

@@ -33,7 +33,7 @@ class Measure:
     positions: Int[Tensor, "prompt kept"]
     """Positions whose logits are read; on the CPU."""
     tokens: Int[Tensor, "prompt token"] | None
-    """The only tokens whose logits are read. None: all of the vocabulary."""
+    """The only tokens whose logits are read. None: all that can be predicted."""
     function: Callable[[Tensor, Tensor, Tensor], Tensor]
     """(logits, clean logits, prompts) -> values: (row, kept, token) twice and the prompt of each row -> (row,)."""
 
@@ -72,7 +72,7 @@ class Metric:
 
 
 AnyMetric = Metric | Callable[..., Tensor]
-"""A metric, or a function of logits (row, 1, d_vocab)."""
+"""A metric, or a function of logits (row, 1, d_vocab_out)."""
 
 
 @checked
@@ -178,7 +178,7 @@ def custom_metric(
     position: int | None = -1,
     takes_prompts: bool = False,
 ) -> Metric:
-    """A metric of your own: a function of logits (row, kept, d_vocab) that gives one number for each row.
+    """A metric of your own: a function of logits (row, kept, d_vocab_out) that gives one number for each row.
 
     Args:
         position: after which position the logits are read (kept is 1 then). None: after every one; of shorter prompts
@@ -251,7 +251,7 @@ def loss(model: GPT, prompts: Prompts, *, document_start: bool = False) -> Float
 
 
 def surprise_of(
-    logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]
+    logits: Float[Tensor, "batch pos d_vocab_out"], tokens: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos"]:
     """-log p(token) in nats, at every position."""
     flat = torch.nn.functional.cross_entropy(at_least_float32(logits).flatten(0, 1), tokens.flatten(), reduction="none")

@@ -133,7 +133,7 @@ def _count(shape: tuple[int, ...]) -> int:
 
 def _place_of(name: str) -> tuple[int | None, str]:
     if name == "logits":
-        return None, "batch pos d_vocab"
+        return None, "batch pos d_vocab_out"
     return split_name(name)[0], " ".join(describe_site(name).dims)
 
 

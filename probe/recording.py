@@ -62,7 +62,7 @@ class Recording(Shown):
     """Model, fingerprint, versions and arguments: what is needed to repeat the call."""
 
     @property
-    def logits(self) -> Float[Tensor, "batch pos d_vocab"]:
+    def logits(self) -> Float[Tensor, "batch pos d_vocab_out"]:
         """Raw logits of the token after each kept position."""
         return self["logits"]
 
@@ -291,7 +291,7 @@ class Recording(Shown):
 
 
 def _dims(name: str) -> tuple[str, ...]:
-    return ("batch", "pos", "d_vocab") if name == "logits" else site_dims(name)
+    return ("batch", "pos", "d_vocab_out") if name == "logits" else site_dims(name)
 
 
 def _layer(name: str) -> int | None:

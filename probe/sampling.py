@@ -146,7 +146,7 @@ class StepDistribution(Shown):
 
 
 def describe_distribution(
-    logits: Float[Tensor, " d_vocab"], texts_of: Callable[[list[int]], list[str]], *, listed: int | None = LISTED
+    logits: Float[Tensor, " d_vocab_out"], texts_of: Callable[[list[int]], list[str]], *, listed: int | None = LISTED
 ) -> StepDistribution:
     """One row of logits, on the CPU, as a distribution: the top `listed` (None: all) as they are, the others counted.
 

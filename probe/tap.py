@@ -46,7 +46,7 @@ class RecordingTap:
     def keep_logits(self, logits: Tensor) -> None:
         """Logits come with the chosen positions only."""
         request = self._request
-        real = request.positions.real(("batch", "pos", "d_vocab"), logits.device)
+        real = request.positions.real(("batch", "pos", "d_vocab_out"), logits.device)
         self.values["logits"] = self._stored(logits if real is None else logits.masked_fill(~real, torch.nan))
 
     def finish(self) -> None:

@@ -20,8 +20,8 @@ from probe.sites import RESIDUAL, describe_site, find_sites, full_name, residual
 
 LOGITS_AT_ONCE = 2**23
 """Logits held at a time (32 MB in float32), or those of one position at every place if that is more: so
-(place, batch, pos, d_vocab) never exists. With more, the allocator fetches fresh pages for every tensor and gives them
-back, which took half of the time; with fewer, the product with W_U waits for memory."""
+(place, batch, pos, d_vocab_out) never exists. With more, the allocator fetches fresh pages for every tensor and gives
+them back, which took half of the time; with fewer, the product with W_U waits for memory."""
 
 
 @runtime_checkable
@@ -47,9 +47,9 @@ class Piece:
     prompt: Int[Tensor, " row"]
     column: Int[Tensor, " row"]
     """Where each row stands among the kept positions of its prompt."""
-    places: Float[Tensor, "place row d_vocab"]
+    places: Float[Tensor, "place row d_vocab_out"]
     """Log-probabilities (nats)."""
-    final: Float[Tensor, "row d_vocab"]
+    final: Float[Tensor, "row d_vocab_out"]
     """The model's own log-probabilities, at the end (nats)."""
 
 
@@ -161,33 +161,33 @@ class Gathered:
         return table
 
 
-def entropy_of(log_probs: Float[Tensor, "*any d_vocab"]) -> Float[Tensor, "*any"]:
+def entropy_of(log_probs: Float[Tensor, "*any d_vocab_out"]) -> Float[Tensor, "*any"]:
     """Entropy of each distribution, in nats."""
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
-def divergence(before: Float[Tensor, "*rows d_vocab"], after: Float[Tensor, "*any row d_vocab"]) -> Tensor:
+def divergence(before: Float[Tensor, "*rows d_vocab_out"], after: Float[Tensor, "*any row d_vocab_out"]) -> Tensor:
     """KL(before || after) = sum over tokens of p_before (log p_before - log p_after), in nats; 0 where equal."""
     probs = before.exp()
     # Two sums of the same numbers in the same order where both are equal, so that their difference is exactly 0.
     return ((probs * before).sum(-1) - (probs * after).sum(-1)).clamp(min=0.0)
 
 
-def uniform_divergence(final: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
-    """KL(final || uniform) = log d_vocab - entropy, in nats: what knowing nothing would lose."""
+def uniform_divergence(final: Float[Tensor, "row d_vocab_out"]) -> Float[Tensor, " row"]:
+    """KL(final || uniform) = log d_vocab_out - entropy, in nats: what knowing nothing would lose."""
     return math.log(final.shape[-1]) - entropy_of(final)
 
 
 def ranks_of(
-    log_probs: Float[Tensor, "*any d_vocab"], chosen: Float[Tensor, "*any token"]
+    log_probs: Float[Tensor, "*any d_vocab_out"], chosen: Float[Tensor, "*any token"]
 ) -> Int[Tensor, "*any token"]:
     """1 + how many tokens are strictly likelier."""
     ranks = torch.empty_like(chosen, dtype=torch.long)
     likelier = torch.empty_like(log_probs)  # 0 or 1, whose sum is exact; bools would be copied to integers first
-    for token in range(chosen.shape[-1]):  # one at a time: (..., token, d_vocab) would be large
+    for token in range(chosen.shape[-1]):  # one at a time: (..., token, d_vocab_out) would be large
         ranks[..., token] = torch.gt(log_probs, chosen[..., token, None], out=likelier).sum(-1) + 1
     return ranks
 
 
-def _log_probs(model: GPT, resids: Sequence[Float[Tensor, "row d_model"]]) -> Float[Tensor, "place row d_vocab"]:
+def _log_probs(model: GPT, resids: Sequence[Float[Tensor, "row d_model"]]) -> Float[Tensor, "place row d_vocab_out"]:
     return at_least_float32(model.read_out(torch.stack(list(resids)))).log_softmax(-1)

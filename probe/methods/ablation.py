@@ -178,7 +178,7 @@ def ablation_sweep(
 
     Args:
         prompts: or a task (`probe.load_task`), which brings its metric and groups.
-        metric: `probe.logit_difference(...)` and the like, or a function of logits (row, 1, d_vocab) after the last
+        metric: `probe.logit_difference(...)` and the like, or a function of logits (row, 1, d_vocab_out) after the last
             token. None: the task's.
         units: "heads", "MLPs", "layers", "neurons" (of the one layer in `layers`), or a list: heads as (layer, head),
             anything else by its name ("MLP 3", "layer 3", "neuron 3.120"), and lists of these, taken out together.

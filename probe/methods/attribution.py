@@ -254,7 +254,7 @@ def _one_each(model: GPT, what: str, given: str | int | Sequence[str | int], bat
     return torch.tensor(ids if several else ids * batch)
 
 
-def _logits(model: GPT, recording: Recording, places: tuple[Tensor, Tensor]) -> Float[Tensor, "batch d_vocab"]:
+def _logits(model: GPT, recording: Recording, places: tuple[Tensor, Tensor]) -> Float[Tensor, "batch d_vocab_out"]:
     """Logits at these places, as they were before the model capped them, where it does."""
     if model.config.logit_soft_cap is None:
         return recording["logits"][places]
@@ -264,7 +264,7 @@ def _logits(model: GPT, recording: Recording, places: tuple[Tensor, Tensor]) -> 
         return affine(model.ln_final.stretch(normalized), model.W_U, b_U)  # type: ignore[operator]
 
 
-def _chosen(logits: Float[Tensor, "batch d_vocab"], tokens: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+def _chosen(logits: Float[Tensor, "batch d_vocab_out"], tokens: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     return logits.gather(-1, tokens.to(logits.device)[:, None])[:, 0]
 
 

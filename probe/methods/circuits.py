@@ -224,8 +224,8 @@ def ov_circuit(model: GPT, layer: int, head: int) -> FactoredMatrix:
 def copying_scores(model: GPT) -> CopyingScores:
     """Sum of eigenvalues / sum of their absolute values, of every head's full OV circuit, from embedding to logits.
 
-    Embeddings are normalised as the norm would, gains folded in; the d_vocab x d_vocab matrix is never made: its
-    eigenvalues are those of a d_head x d_head one.
+    Embeddings are normalised as the norm would, gains folded in; the d_vocab_out x d_vocab_out matrix is never made:
+    its eigenvalues are those of a d_head x d_head one.
     """
     embedding = _normalised(model, _precise(model.token_vectors[: model.config.n_outputs]))
     between = model.logit_directions @ embedding  # (d_model, d_model), over all tokens that can be predicted
@@ -322,7 +322,7 @@ def head_writes(
 
 
 def _effects(
-    model: GPT, layer: int, head: int, logits: Float[Tensor, " d_vocab"], top: int, about: str, manifest: Mapping
+    model: GPT, layer: int, head: int, logits: Float[Tensor, " d_vocab_out"], top: int, about: str, manifest: Mapping
 ) -> TokenEffects:
     if not 1 <= top <= len(logits):
         raise OutOfRange(f"top={top}: expected 1 to {len(logits)}, the size of the vocabulary")

@@ -37,6 +37,7 @@ class NextTokens(Result):
     entropy: float
     """Entropy of the whole distribution (nats)."""
     d_vocab: int
+    """Tokens that the model can predict (its `config.n_outputs`)."""
     manifest: Mapping[str, Any]
     """Where the numbers come from."""
 

@@ -70,7 +70,7 @@ class LensReadout(LongResult):
     texts: Mapping[int, str]
     """The text of every token id in this result."""
     d_vocab: int
-    """Tokens in the vocabulary: the largest rank."""
+    """Tokens that the model can predict (its `config.n_outputs`): the largest rank."""
     tuned: bool
     """Whether a tuned lens translated each place."""
     manifest: Mapping[str, Any]

@@ -442,8 +442,8 @@ class _Rerun:
 
     def logits(
         self, changes: Sequence[Float[Tensor, " d"] | None], positions: Positions
-    ) -> Float[Tensor, "change prompt d_vocab"]:
-        """After the last token of each prompt, with each change added (None: nothing)."""
+    ) -> Float[Tensor, "change prompt d_vocab_out"]:
+        """Logits after the last token of each prompt, with each change added (None: nothing)."""
         found = self._run(changes, positions, at=-1).logits[:, 0]
         return found.view(len(changes), -1, found.shape[-1])
 
@@ -469,7 +469,7 @@ class _Rerun:
         )  # fmt: skip
 
 
-def _contrast(logits: Float[Tensor, "... d_vocab"], pair: Sequence[int]) -> Float[Tensor, "..."]:
+def _contrast(logits: Float[Tensor, "... d_vocab_out"], pair: Sequence[int]) -> Float[Tensor, "..."]:
     return (logits[..., pair[0]] - logits[..., pair[1]]).float().cpu()
 
 

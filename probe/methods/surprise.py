@@ -107,7 +107,7 @@ def score_text(
     """Predict every token of a text from those before it.
 
     The first token is scored only with `document_start`, which gives it something to follow. Logits are made a few
-    positions at a time, so (pos, d_vocab) never exists whole.
+    positions at a time, so (pos, d_vocab_out) never exists whole.
 
     Args:
         prompts: a text, several, or token ids, of two tokens or more each.

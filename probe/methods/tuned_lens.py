@@ -403,7 +403,7 @@ def _tested(
     )
 
 
-def _mean_distribution(model: GPT, windows: Sequence[list[int]]) -> Float[Tensor, " d_vocab"]:
+def _mean_distribution(model: GPT, windows: Sequence[list[int]]) -> Float[Tensor, " d_vocab_out"]:
     """Log of the mean probability of every token, over at most 32 windows."""
     total, n = torch.zeros(model.config.n_outputs, device=model.device), 0
     for window in windows[:: max(1, len(windows) // 32)]:
@@ -412,5 +412,5 @@ def _mean_distribution(model: GPT, windows: Sequence[list[int]]) -> Float[Tensor
     return (total / n).clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
-def _log_probs(model: GPT, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
+def _log_probs(model: GPT, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab_out"]:
     return at_least_float32(model.read_out(resid.to(model.dtype)[None]))[0].log_softmax(-1)

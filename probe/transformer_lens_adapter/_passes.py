@@ -17,7 +17,7 @@ from probe.transformer_lens_adapter._hooks import Hook, HookedPass, Reach, kept_
 from probe.transformer_lens_adapter._tokens import AdapterTokens
 
 Returned = Literal["logits", "loss", "both"]
-"""Raw logits (batch, pos, d_vocab); the loss in nats; both. None, for nothing, spares the unembedding."""
+"""Raw logits (batch, pos, d_vocab_out); the loss in nats; both. None, for nothing, spares the unembedding."""
 
 
 class PassOptions(TypedDict, total=False):

@@ -16,7 +16,7 @@ from probe.weights._hooked_config import ENDINGS, is_hooked_folder
 
 def huggingface_logits(
     source: Any, tokens: Int[Tensor, "batch pos"], *, dtype: torch.dtype
-) -> Float[Tensor, "batch pos d_vocab"]:
+) -> Float[Tensor, "batch pos d_vocab_out"]:
     """Raw logits on the CPU of what `source` names; see `huggingface_model`."""
     model = huggingface_model(source, dtype=dtype)
     with torch.no_grad():
