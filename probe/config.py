@@ -196,15 +196,13 @@ class GPTConfig:
         if self.positions == "rotary":
             self._check_rotary()
         self._check_norms()
+        self._check_mlp()
         if self.windows is not None and len(self.windows) != self.n_layers:
             raise BadShape(f"windows has {len(self.windows)} entries for {self.n_layers} layers")
         for window in self.windows or ():
             if window is not None and window < 1:
                 raise OutOfRange(f"window of {window} tokens: expected at least 1, the query itself, or None for all")
-        if self.attn_scale is not None and not math.isfinite(self.attn_scale):
-            raise OutOfRange(f"attn_scale {self.attn_scale!r}: expected a finite number")
-        if not (self.norm_eps >= 0 and math.isfinite(self.norm_eps)):
-            raise OutOfRange(f"norm_eps {self.norm_eps!r}: expected a finite number of at least 0")
+        self._check_factors()
 
     def _check_norms(self) -> None:
         if self.qk_norm and self.positions != "rotary":
@@ -212,6 +210,8 @@ class GPTConfig:
         for name in ("qk_norm", "post_norms"):
             if getattr(self, name) and self.norm in ("layer", "none"):
                 raise UnsupportedModel(f"{name} needs an RMSNorm, but norm is {self.norm!r}")
+
+    def _check_mlp(self) -> None:
         for name in ("gated_mlp", "mlp_norm", "parallel", "shared_norm"):
             if getattr(self, name) and not self.d_mlp:
                 raise UnsupportedModel(f"{name} was given, but d_mlp is 0: there is no MLP")
@@ -219,10 +219,16 @@ class GPTConfig:
             raise UnsupportedModel("mlp_norm was given, but the MLP is gated")
         if self.shared_norm and not self.parallel:
             raise UnsupportedModel("shared_norm was given, but attention and MLP do not read the same stream")
+
+    def _check_factors(self) -> None:
         for name in ("embed_scale", "attn_soft_cap", "logit_soft_cap"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise OutOfRange(f"{name} {value!r}: expected a finite number above 0, or None")
+        if self.attn_scale is not None and not math.isfinite(self.attn_scale):
+            raise OutOfRange(f"attn_scale {self.attn_scale!r}: expected a finite number")
+        if not (self.norm_eps >= 0 and math.isfinite(self.norm_eps)):
+            raise OutOfRange(f"norm_eps {self.norm_eps!r}: expected a finite number of at least 0")
 
     def _check_rotary(self) -> None:
         if self.turned not in range(2, self.d_head + 1, 2):
