@@ -118,7 +118,7 @@ def p_value(observed: float | Tensor, null: Float[Tensor, " draw"]) -> float:
 
 
 Groups = Mapping[str, Sequence[int]]
-"""Which things hang together, by kind: {"template": one number for each thing, "filler": likewise}."""
+"""Which things hang together, by kind: {"template": the number of each thing's template, ...}."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,7 +71,7 @@ class Task(Shown):
     kinds: tuple[str, ...]
     """What sets prompts of this task apart: 'ABBA', 'relative clause, other number'; may be empty."""
     groups: Mapping[str, Ids]
-    """{"template": one number for each prompt, "filler": its set of words, likewise}; of induction {"prompt": ...}.
+    """{"template": number of each prompt's template, "filler": of its set of words}; of induction {"prompt": ...}.
     Prompts that share a number are not independent."""
     manifest: Mapping[str, Any]
     """Model, name, n, seed, document start, and the words that were left out because they are not tokens."""
