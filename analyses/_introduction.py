@@ -11,10 +11,10 @@ import probe
 from probe.figures.page import Draw, PageSection, Table
 from probe.generation import Step
 
-Holds = Literal["yes", "partly", "no", "later"]
-"""Later: nothing is claimed that could be tried here, or the means come with later work."""
+Holds = Literal["yes", "partly", "no", "not tried"]
+"""Not tried: a picture, or what no line of the analysis does."""
 Page = Literal["Tokens and model", "Directions", "Heads", "Generation", "Logit lens", "Ablation", "—"]
-"""Of the dashboard."""
+"""A page of the dashboard, or none."""
 
 STORY = "Once upon a time there was a"
 CAPITAL = "The capital of France is"
@@ -52,7 +52,7 @@ class Chapter:
     remarks: Sequence[str] = ()
 
     def section(self) -> PageSection:
-        """As it stands on the page."""
+        """The chapter as it stands on the page."""
         rows = [(one.time, one.claim, one.here, one.holds, one.page) for one in self.examples]
         columns = ("time", "the video", "here", "holds", "page")
         return PageSection(
@@ -77,7 +77,7 @@ class Subject:
     """Length of a story."""
 
     def record(self, text: str | list[str], **how: Any) -> probe.Recording:
-        """Of the last position only."""
+        """A recording of the last position only."""
         return probe.record(self.model, text, positions=-1, document_start=self.start, **how)
 
     def first_token(self, text: str) -> int:
@@ -85,7 +85,7 @@ class Subject:
         return self.model.tokenizer.encode(text, add_special_tokens=False)[0]
 
     def rank(self, text: str | list[str], word: str, **how: Any) -> list[int]:
-        """Of a word as what comes after each text, among the whole vocabulary."""
+        """Rank of a word as what comes after each text, among the whole vocabulary."""
         logits = self.record(text, sites=[], **how).logits[:, 0]
         return (1 + (logits > logits[:, self.first_token(word), None]).sum(-1)).tolist()
 

@@ -53,7 +53,7 @@ def fine_tuned(subject: Subject) -> Example:
 def other_media() -> Example:
     """Nothing to try."""
     return Example("00:47", "Transformers also turn speech into text, text into images, and translate.",
-                   "Not here: this GPT reads and writes text. Later work.", "later", "—")  # fmt: skip
+                   "Nothing to try here: this GPT reads and writes text.", "not tried", "—")  # fmt: skip
 
 
 def story(subject: Subject) -> Example:
@@ -200,7 +200,7 @@ def last_vector(subject: Subject) -> Example:
 
 
 def chat(subject: Subject) -> Example:
-    """The same game with a conversation as the text."""
+    """A conversation as the text that is continued."""
     try:
         said = probe.chat(subject.model, QUESTION, temperature=0, max_tokens=20).run().text
     except (BadPrompt, UnsupportedModel) as error:

@@ -78,7 +78,7 @@ def context_size(subject: Subject) -> Example:
 
 
 def lost_thread(subject: Subject) -> Example:
-    """The same text with and without its beginning."""
+    """One text with and without its beginning."""
     known, lost = (
         float(probe.score_text(subject.model, text, document_start=subject.start).surprise[0, -2])
         for text in (FACT + LATER, LATER)

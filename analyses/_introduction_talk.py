@@ -113,9 +113,9 @@ def residual(found: probe.LogitAttribution) -> Example:
 
 
 def training() -> Example:
-    """Nothing to try yet."""
+    """No model is trained here."""
     return Example("talk", "Training adjusts every weight, with many predictions at once.",
-                   "Later work; 02:26 shows before and after.", "later", "—")  # fmt: skip
+                   "No model is trained here; 02:26 shows one before and after.", "not tried", "—")  # fmt: skip
 
 
 def _attribution(subject: Subject) -> probe.LogitAttribution:

@@ -54,7 +54,7 @@ def colours() -> Example:
     """Nothing to try."""
     return Example("12:05", "In pictures weights are blue or red, the data that flow through are grey.",
                    "A choice of colours; the dashboard’s figures make theirs.",
-                   "later", "Tokens and model")  # fmt: skip
+                   "not tried", "Tokens and model")  # fmt: skip
 
 
 def random_start(subject: Subject) -> Example:
@@ -63,6 +63,6 @@ def random_start(subject: Subject) -> Example:
     return Example(
         "13:18, 21:50", "Every matrix begins at random and is learnt from data.",
         f"A new model of this shape: random numbers with a standard deviation (typical size) of {spread}; it foresees "
-        "nothing (02:26). The learning itself: later work.", "yes", "Tokens and model",
+        "nothing (02:26). The learning itself is not shown here.", "yes", "Tokens and model",
         "round(float(probe.GPT(model.config).W_E.detach().std()), 3)", spread,
     )  # fmt: skip

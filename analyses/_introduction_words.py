@@ -11,7 +11,7 @@ from probe.weight_count import GPT3
 
 FAMILY = (("aunt", "uncle"), ("niece", "nephew"), ("daughter", "son"), ("mother", "father"))
 OTHERS = ("dog", "council", "yugoslavia")
-"""Of the 3,000 most frequent words those whose dot product with “cat” is largest, nearest to zero, and smallest."""
+"""Those of the 3,000 most frequent words whose dot product with “cat” is largest, nearest to zero, and smallest."""
 PLURALITY = 'words["cats"] - words["cat"]'
 
 
@@ -218,7 +218,7 @@ def _ranks(words: probe.WordVectors, plus: list[str], minus: list[str], expected
 
 
 def _own_rank(subject: Subject, plus: list[str], minus: list[str], expected: str) -> str:
-    """The same question to the GPT's own embedding, if all words are tokens there."""
+    """What the GPT's own embedding answers, if all words are tokens there."""
     if missing := subject.own.missing([*plus, *minus, expected]):
         return f"In this GPT {listed(list(missing))} is no single token."
     dropped, kept = _ranks(subject.own, plus, minus, expected)

@@ -72,7 +72,7 @@ def cosines(directions: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
 
 
 def share_within(directions: Float[Tensor, "n d"], degrees: float) -> float:
-    """Of the pairs, those that are perpendicular within the tolerance."""
+    """Share of pairs that are perpendicular within the tolerance."""
     pairs = torch.ones(len(directions), len(directions), dtype=torch.bool).tril(-1)
     return float((cosines(directions)[pairs] <= math.sin(math.radians(degrees))).double().mean())
 

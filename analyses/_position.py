@@ -52,7 +52,7 @@ class Readability:
     r2: tuple[float, ...]
     """On sequences that the fit has not seen: 1 is exact, 0 is as good as always saying the middle."""
     shuffled_r2: tuple[float, ...]
-    """The same after a fit to positions that were shuffled within each sequence."""
+    """`r2` after a fit to positions that were shuffled within each sequence."""
     named: tuple[float, ...]
     """Share of positions that a linear readout with an output for each names exactly, on sequences not fitted."""
 
@@ -73,7 +73,7 @@ def train_tiny(name: str, steps: int, *, seed: int = 0) -> probe.GPT:
     return model.requires_grad_(False)
 
 
-def share_right(logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]) -> float:
+def share_right(logits: Float[Tensor, "batch pos d_vocab_out"], tokens: Int[Tensor, "batch pos"]) -> float:
     """How often the likeliest token is the one `BACK` places before, of the positions that have one after position 0.
 
     A target at position 0 does not count either.
@@ -189,7 +189,7 @@ def _standardised(stream: Float[Tensor, "batch pos d"], n_fit: int) -> tuple[Ten
 
 
 def _scores(model: probe.GPT, words: Int[Tensor, " n"], shift: int) -> Float[Tensor, "head pair"]:
-    """Of the pairs of `words`, which stand after one first token and `shift` others."""
+    """Scores of all pairs of `words`, which stand after one first token and `shift` others."""
     prompt = torch.cat([random_prompts(model, 1, 1 + shift, seed=3)[0], words])
     rec = probe.record(model, prompt[None], sites=["attn_scores"], layers=[0], stop_after_layer=0)
     query, key = torch.tril_indices(len(words), len(words)) + 1 + shift

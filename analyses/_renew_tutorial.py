@@ -14,7 +14,7 @@ from PIL import Image
 
 NOTEBOOK = Path(__file__).parent / "tutorial.ipynb"
 COLOURS = 64
-"""Of a picture: a third of the bytes, and no difference to see."""
+"""Colours of a picture: a third of the bytes, and no difference to see."""
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
 
 
 def smaller(picture: str) -> str:
-    """The same PNG (base64) with few colours."""
+    """A PNG (base64) with few colours."""
     image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
     file = io.BytesIO()
     image.quantize(COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)

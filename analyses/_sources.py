@@ -25,7 +25,7 @@ class WordSource:
     """Whether all words are in lower case there."""
 
     def spell(self, word: str) -> str:
-        """As the word is written there."""
+        """The word as it is written there."""
         return word.lower() if self.lower else word
 
     def pairs(self, name: str) -> tuple[tuple[str, str], ...]:
@@ -34,12 +34,12 @@ class WordSource:
         return self.having((pairs.lower() if self.lower else pairs).all)
 
     def having(self, pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-        """Of some pairs those with vectors on both sides."""
+        """Those of the pairs that have vectors on both sides, spelled as they are there."""
         spelled = ((self.spell(first), self.spell(second)) for first, second in pairs)
         return tuple(pair for pair in spelled if pair[0] in self.vectors and pair[1] in self.vectors)
 
     def having_words(self, words: Iterable[str]) -> tuple[str, ...]:
-        """Of some words those with a vector, spelled as they are there."""
+        """Those of the words that have a vector, spelled as they are there."""
         return tuple(word for word in map(self.spell, words) if word in self.vectors)
 
 

@@ -142,7 +142,7 @@ def _cat(sources: list[WordSource]) -> tuple[PageSection, pandas.DataFrame]:
 
 
 def _dropped(source: WordSource, questions: Questions) -> pandas.DataFrame:
-    """As evaluations ask: the inputs cannot be answers."""
+    """Answers as evaluations ask for them: the inputs cannot be answers."""
     found = probe.evaluate_analogies(source.vectors, questions, restrict=len(source.vectors))
     assert not found.skipped, "only words with vectors are asked for"
     return found.to_dataframe().assign(source=source.name, asked="dropped")

@@ -89,7 +89,7 @@ def _ids(model: probe.GPT, texts: Sequence[str]) -> list[int]:
     return [model.tokenizer.token_id(text) for text in texts]
 
 
-def margin(logits: Float[Tensor, "prompt d_vocab"], answers: list[int]) -> Float[Tensor, " prompt"]:
+def margin(logits: Float[Tensor, "prompt d_vocab_out"], answers: list[int]) -> Float[Tensor, " prompt"]:
     """Each prompt's own answer above the mean of the other prompts' answers, in logits."""
     of_answers = logits[:, answers]
     own = of_answers.diagonal()
@@ -216,7 +216,7 @@ def _answers(model: probe.GPT, layer: int, neuron: int, sign: float, capitals: l
     return _tokens(model, raised), capitals[int(raised[_ids(model, capitals)].argmax())].strip()
 
 
-def _tokens(model: probe.GPT, scores: Float[Tensor, " d_vocab"], n: int = 4) -> str:
+def _tokens(model: probe.GPT, scores: Float[Tensor, " d_vocab_out"], n: int = 4) -> str:
     assert model.tokenizer is not None, "checked by document_start"
     return " ".join(map(show_token, model.tokenizer.str_tokens(scores.topk(n).indices.tolist())))
 

@@ -113,7 +113,7 @@ def _senses(model: probe.GPT, found: dict[str, tuple[Tensor, Tensor]]) -> tuple[
     ), table.assign(about="two senses of model")  # fmt: skip
 
 
-def _favoured(model: probe.GPT, gain: Float[Tensor, " d_vocab"], sense: str, sign: int) -> str:
+def _favoured(model: probe.GPT, gain: Float[Tensor, " d_vocab_out"], sense: str, sign: int) -> str:
     assert model.tokenizer is not None, "checked by document_start"
     best = (sign * gain).topk(8).indices.tolist()
     tokens = ", ".join(f"“{show_token(text)}”" for text in model.tokenizer.str_tokens(best))
@@ -173,7 +173,7 @@ def _ranks_row(readout: LensReadout, text: int, place: int) -> tuple[str, ...]:
 
 
 def _layer(index: int) -> str:
-    """Of a stack that begins with the embedding."""
+    """Name of a place in a stack that begins with the embedding."""
     return "embedding" if index == 0 else f"layer {index - 1}"
 
 

@@ -69,7 +69,7 @@ def medians(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, fl
 
 
 def pattern_bytes(config: probe.GPTConfig, n: int) -> int:
-    """Of all heads' patterns in float32."""
+    """Bytes of all heads' patterns in float32."""
     return config.n_layers * config.n_heads * n * n * 4
 
 
@@ -102,7 +102,7 @@ def _growth(model: probe.GPT, lengths: list[int], repeats: int) -> tuple[PageSec
 
 
 def _caching(model: probe.GPT, n_new: int, repeats: int) -> tuple[PageSection, pandas.DataFrame]:
-    """The same greedy continuation both ways."""
+    """One greedy continuation with a cache and without."""
     prompt = list(read_prompts(model.config, model.tokenizer, TEXT).ids[0])
     assert _continue_cached(model, prompt, n_new) == _continue_anew(model, prompt, n_new), "the cache changed the text"
     seconds = medians(

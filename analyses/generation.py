@@ -98,13 +98,13 @@ def _story_row(way: str, several: list[Generation]) -> tuple[str, ...]:
 
 
 def share_new(things: list, first: int) -> float:
-    """Of the things from `first` on, the share that stood nowhere before them."""
+    """Share of the things from `first` on that stood nowhere before them."""
     later = range(first, len(things))
     return sum(things[place] not in things[:place] for place in later) / max(1, len(later))
 
 
 def _twin(model: probe.GPT, start: bool, n: int) -> tuple[PageSection, pandas.DataFrame]:
-    """The same beginning continued by the same shape with random weights."""
+    """One beginning, continued by the model and by the same shape with random weights."""
     settings = {"max_tokens": n, "temperature": 0.7, "seed": 0, "document_start": start, "stop": []}
     models = {model.name: model, "untrained twin": untrained_twin(model)}
     both = {name: probe.generate(one, BEGINNING, **settings).run() for name, one in models.items()}
@@ -155,7 +155,7 @@ def _conversation(model: probe.GPT, quick: bool) -> tuple[PageSection, pandas.Da
 
 
 def _chance_of_name(model: probe.GPT, talk: list[dict[str, str]]) -> float:
-    """Of the name's first token, where the answer has been begun for the model."""
+    """Probability of the name's first token, where the answer has been begun for the model."""
     assert model.tokenizer is not None, "checked by document_start"
     logits = probe.record(model, chat_prompt(model, talk) + OPENING, sites=[], positions=-1).logits[0, 0]
     return float(logits.softmax(-1)[model.tokenizer.encode(NAME, add_special_tokens=False)[0]])

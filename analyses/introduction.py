@@ -41,14 +41,14 @@ def ask(model: probe.GPT, quick: bool, say: Say) -> Answer:
     sections.insert(list(CHAPTERS).index("words as vectors") + 1, number_section(subject))
     table = pandas.DataFrame(list(rows(chapters)))
     counts = Counter(table["holds"])
-    said = ", ".join(f"{holds}: {counts[holds]}" for holds in ("yes", "partly", "no", "later"))
+    said = ", ".join(f"{holds}: {counts[holds]}" for holds in ("yes", "partly", "no", "not tried"))
     return Answer(
         question=QUESTION,
         lead=[
             "3Blue1Brown’s video “But what is a GPT?” (2024) shows how such a model works. Here are its examples, in "
             "its order, with the time in the video, and what this model says to each. Every word that is needed is "
             "explained where it first comes.",
-            f"Of {len(table)} examples, does it hold? {said} (later: a picture, or other work).",
+            f"Of {len(table)} examples, does it hold? {said} (not tried: a picture, other media, training).",
             f"Model: {model.name}; texts: {start_in_words(model)}. Word vectors: {subject.words.name}. The lines under "
             "each table give its numbers; before them: import probe; model = probe.load_model(); "
             "words = probe.load_word_vectors().",
@@ -66,7 +66,7 @@ def read_subject(model: probe.GPT, n_tokens: int = TOKENS) -> Subject:
 
 
 def rows(chapters: Mapping[str, Chapter]) -> Iterator[dict[str, object]]:
-    """Of the table: one for each example."""
+    """Rows of the table: one for each example."""
     for name, chapter in chapters.items():
         for one in chapter.examples:
             yield {

@@ -131,7 +131,7 @@ def answer_ranks(readout: LensReadout) -> torch.Tensor:
 
 
 def settled_at(of_answers: torch.Tensor) -> list[int]:
-    """Of each fact the first place from which its answer keeps rank 1; the number of places if it never does."""
+    """The first place from which each fact's answer keeps rank 1; the number of places if it never does."""
     first_to_the_end = (of_answers == 1).flip(0).cumprod(0).sum(0)
     return (len(of_answers) - first_to_the_end).tolist()
 

@@ -47,7 +47,7 @@ MOST = 1000
 PAIRS_OF_BASES = 16_384
 """Looked at where there are more."""
 TOKENS = 4096
-"""Of the vocabulary: 8 million pairs."""
+"""Tokens of the vocabulary that are looked at: 8 million pairs."""
 
 Found = tuple[PageSection, list[Packing]]
 
@@ -120,7 +120,7 @@ def _drawn(random: Packing, seeds: int) -> str:
 
 
 def _optimised(dims: Sequence[int], steps: int) -> Found:
-    """As many as gradient descent can push apart."""
+    """How many directions gradient descent can push apart."""
     packings = [optimised_count(d, degrees, steps=steps, most=MOST) for d in dims for degrees in TOLERANCES]
     rows = [
         (f"{one.d}", f"{one.degrees:g}", _count(even_chance(pair_chance(one.d, one.degrees))),

@@ -83,7 +83,7 @@ def ask(model: probe.GPT, quick: bool, say: Say) -> Answer:
 
 
 def ascent(values: Float[Tensor, " n"], words: tuple[str, ...]) -> Ascent:
-    """Of words in their order, where their values do not rise."""
+    """Where the values of words in their order do not rise, and how far they follow the order."""
     steps = zip(words, words[1:], (values[1:] > values[:-1]).tolist(), strict=False)
     falls = tuple((before, after) for before, after, rises in steps if not rises)
     return Ascent(falls, float(spearman(values, torch.arange(len(words)))))

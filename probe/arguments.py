@@ -29,7 +29,7 @@ Reader = Callable[[str, Any], Any]
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function, its arguments checked and converted by their annotations first.
+    """A function whose arguments are checked and converted by their annotations first.
 
     Only kinds that can be told at a glance are: `X` or `X | None`, where X is a class, a number, a truth value, a text,
     a path, or a tuple, sequence or iterable of such. Everything else goes through as it came.
@@ -54,7 +54,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def check_fields(instance: Any) -> None:
-    """The same for the fields of a dataclass, in its `__post_init__`; a frozen one's are converted too."""
+    """Check and convert the fields of a dataclass by their annotations, in its `__post_init__`; a frozen one's too."""
     readers, _ = _readers_of(type(instance))
     for name, reader in readers.items():
         value = getattr(instance, name)

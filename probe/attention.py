@@ -24,7 +24,7 @@ class Seen(Protocol):
     """What attention asks of a cache: keys and values of tokens that came before, to stand before the new ones."""
 
     length: int
-    """How many tokens those are."""
+    """How many tokens came before."""
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values of a layer, (batch, seen + new, kv_head, d_head), given the new ones."""
@@ -132,7 +132,7 @@ class Attention(nn.Module):
         k: Float[Tensor, "batch key_pos kv_head d_head"],
         v: Float[Tensor, "batch key_pos kv_head d_head"],
     ) -> Float[Tensor, "batch query_pos head d_head"]:
-        """The same in one kernel that never holds the scores; it agrees to rounding."""
+        """What `step_by_step` gives, to rounding, in one kernel that never holds the scores."""
         n_query, n_key, group = q.shape[1], k.shape[1], self.n_heads // self.kv_heads
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         grouped = group > 1 and q.device.type == "cpu"  # elsewhere not every kernel knows groups

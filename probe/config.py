@@ -144,7 +144,7 @@ class GPTConfig:
     parallel: bool = False
     """Attention and MLP of a layer read the same stream, and both are added to it: there is no resid_mid."""
     shared_norm: bool = False
-    """Of parallel layers: attention and MLP read it through one norm, ln1 and ln2 being the same weights."""
+    """In parallel layers, attention and MLP read the stream through one norm: ln1 and ln2 are the same weights."""
     tied_embeddings: bool = True
     """W_U is W_E transposed, one parameter."""
     d_vocab_out: int | None = None
@@ -200,15 +200,13 @@ class GPTConfig:
         if self.positions == "rotary":
             self._check_rotary()
         self._check_norms()
+        self._check_mlp()
         if self.windows is not None and len(self.windows) != self.n_layers:
             raise BadShape(f"windows has {len(self.windows)} entries for {self.n_layers} layers")
         for window in self.windows or ():
             if window is not None and window < 1:
                 raise OutOfRange(f"window of {window} tokens: expected at least 1, the query itself, or None for all")
-        if self.attn_scale is not None and not math.isfinite(self.attn_scale):
-            raise OutOfRange(f"attn_scale {self.attn_scale!r}: expected a finite number")
-        if not (self.norm_eps >= 0 and math.isfinite(self.norm_eps)):
-            raise OutOfRange(f"norm_eps {self.norm_eps!r}: expected a finite number of at least 0")
+        self._check_factors()
 
     def _check_norms(self) -> None:
         if self.qk_norm and self.positions != "rotary":
@@ -216,6 +214,8 @@ class GPTConfig:
         for name in ("qk_norm", "post_norms"):
             if getattr(self, name) and self.norm in ("layer", "none"):
                 raise UnsupportedModel(f"{name} needs an RMSNorm, but norm is {self.norm!r}")
+
+    def _check_mlp(self) -> None:
         for name in ("gated_mlp", "mlp_norm", "parallel", "shared_norm"):
             if getattr(self, name) and not self.d_mlp:
                 raise UnsupportedModel(f"{name} was given, but d_mlp is 0: there is no MLP")
@@ -223,10 +223,16 @@ class GPTConfig:
             raise UnsupportedModel("mlp_norm was given, but the MLP is gated")
         if self.shared_norm and not self.parallel:
             raise UnsupportedModel("shared_norm was given, but attention and MLP do not read the same stream")
+
+    def _check_factors(self) -> None:
         for name in ("embed_scale", "attn_soft_cap", "logit_soft_cap"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise OutOfRange(f"{name} {value!r}: expected a finite number above 0, or None")
+        if self.attn_scale is not None and not math.isfinite(self.attn_scale):
+            raise OutOfRange(f"attn_scale {self.attn_scale!r}: expected a finite number")
+        if not (self.norm_eps >= 0 and math.isfinite(self.norm_eps)):
+            raise OutOfRange(f"norm_eps {self.norm_eps!r}: expected a finite number of at least 0")
 
     def _check_rotary(self) -> None:
         if self.turned not in range(2, self.d_head + 1, 2):

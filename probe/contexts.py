@@ -106,7 +106,7 @@ class WordsInContext(Shown):
 
     @checked
     def twin(self, seed: int = 0) -> "WordsInContext":
-        """The same reading of the untrained twin: same shape and tokenizer, random weights."""
+        """What is read, in the same way, from the untrained twin: same shape and tokenizer, random weights."""
         twin = untrained_twin(self.model, seed)
         return WordsInContext(twin, self.site, self.templates, self.read, self.document_start)
 
@@ -255,5 +255,5 @@ class _LastTokens:
         return False
 
     def scope(self, prefix: str) -> "_LastTokens":
-        """The same inside a part of the model."""
+        """This tap inside a part of the model, whose names begin with `prefix`."""
         return _LastTokens(self.sites, self.last, f"{self.prefix}{prefix}.", self.kept)

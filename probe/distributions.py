@@ -12,17 +12,17 @@ from torch import Tensor
 from probe.norms import at_least_float32
 
 
-def log_probs_of(logits: Float[Tensor, "*any d_vocab"]) -> Float[Tensor, "*any d_vocab"]:
+def log_probs_of(logits: Float[Tensor, "*any d_vocab_out"]) -> Float[Tensor, "*any d_vocab_out"]:
     """Natural logarithms of the probabilities, in float32 or better; -inf where a logit is."""
     return at_least_float32(logits).log_softmax(-1)
 
 
-def entropy_of(log_probs: Float[Tensor, "*any d_vocab"]) -> Float[Tensor, "*any"]:
+def entropy_of(log_probs: Float[Tensor, "*any d_vocab_out"]) -> Float[Tensor, "*any"]:
     """-(sum over tokens of p log p) in nats, where 0 log 0 is 0."""
     return torch.special.entr(log_probs.exp()).sum(-1)
 
 
-def kl_divergence(before: Float[Tensor, "*rows d_vocab"], after: Float[Tensor, "*any d_vocab"]) -> Tensor:
+def kl_divergence(before: Float[Tensor, "*rows d_vocab_out"], after: Float[Tensor, "*any d_vocab_out"]) -> Tensor:
     """KL(before || after) = sum over tokens of p_before (log p_before - log p_after), of log-probabilities, in nats.
 
     Never below 0, and exactly 0 where both are equal. A token that is impossible before adds nothing; one that is
@@ -34,7 +34,7 @@ def kl_divergence(before: Float[Tensor, "*rows d_vocab"], after: Float[Tensor, "
 
 
 def surprise_of(
-    logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]
+    logits: Float[Tensor, "batch pos d_vocab_out"], tokens: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos"]:
     """-log p(token) in nats, at every position."""
     flat = torch.nn.functional.cross_entropy(at_least_float32(logits).flatten(0, 1), tokens.flatten(), reduction="none")
@@ -42,7 +42,7 @@ def surprise_of(
 
 
 def ranks_of(
-    scores: Float[Tensor, "*any d_vocab"],
+    scores: Float[Tensor, "*any d_vocab_out"],
     chosen: Float[Tensor, "*any token"],
     *,
     ties: Literal["better", "worse"] = "better",

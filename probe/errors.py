@@ -3,12 +3,14 @@
     ProbeError
     ├── UnknownName          a site, model, metric, dtype or option that does not exist
     ├── WrongType            an argument of another kind than expected: a text for a model, 1 for True
-    ├── OutOfRange           a layer, head, position or token id outside the model or the prompt; any other number
-    │                        that is not one of those expected, and what is no number where one is
-    ├── BadShape             a tensor whose shape, dtype or device is not the one that is needed
+    ├── OutOfRange           a layer, head, position or token id that the model or prompt does not have; another
+    │                        number outside what is allowed, or none at all; too few or too many things in a list
+    ├── BadShape             a tensor whose shape, dtype or device is not the one that is needed; things that do not fit
+    │                        together
     ├── BadPrompt            text or tokens that cannot be run: empty, too long, no tokenizer
     ├── BadIntervention      an edit that touches nothing, or returns another shape or NaN
-    ├── NumbersBroke         a pass whose numbers are no numbers: overflow in half precision, broken weights
+    ├── NumbersBroke         a pass or a metric that gives NaN or infinity; a difference of zero, of which no share can
+    │                        be told
     ├── SiteNotRecorded      a recording is read for a value that it does not hold
     ├── UnsupportedModel     an architecture, or a setting of one, that this GPT does not compute
     ├── BrokenFile           weights or results on disk that are truncated, corrupt or of the wrong shape
@@ -32,55 +34,55 @@ class ProbeError(Exception):
 
 
 class UnknownName(ProbeError, ValueError):
-    """A name that does not exist."""
+    """Raised for a name that does not exist."""
 
 
 class WrongType(ProbeError, TypeError):
-    """An argument of another kind than expected."""
+    """Raised for an argument of another kind than expected."""
 
 
 class OutOfRange(ProbeError, IndexError):
-    """An index outside what it indexes."""
+    """Raised for an index or another number outside what is allowed, and for too few or too many things."""
 
 
 class BadShape(ProbeError, ValueError):
-    """A tensor of another shape, dtype or device than needed."""
+    """Raised for a tensor of another shape, dtype or device than needed, and for things that do not fit together."""
 
 
 class BadPrompt(ProbeError, ValueError):
-    """Text or tokens that the model cannot run."""
+    """Raised for text or tokens that the model cannot run."""
 
 
 class BadIntervention(ProbeError, ValueError):
-    """An intervention that cannot take effect, or whose result cannot be used."""
+    """Raised for an intervention that cannot take effect, or whose result cannot be used."""
 
 
 class NumbersBroke(ProbeError, ArithmeticError):
-    """A pass ended in NaN."""
+    """Raised when a pass or a metric gives NaN or infinity, or a difference of which shares are asked is zero."""
 
 
 class SiteNotRecorded(ProbeError, KeyError):
-    """A recording does not hold this value."""
+    """Raised when a recording or a tuned lens is asked for a value that it does not hold."""
 
 
 class UnsupportedModel(ProbeError, ValueError):
-    """An architecture or a setting that this GPT does not compute."""
+    """Raised for an architecture, setting or format that this GPT does not know, and for a package that is missing."""
 
 
 class BrokenFile(ProbeError, ValueError):
-    """A file that is truncated, corrupt, or not what its name says."""
+    """Raised for a file that is truncated, corrupt, or not what its name says."""
 
 
 class FetchFailed(ProbeError, OSError):
-    """A download that could not be made, checked or stored."""
+    """Raised when a download cannot be made, checked or stored."""
 
 
 class NotSaved(ProbeError, OSError):
-    """A result that could not be written."""
+    """Raised when a result cannot be written."""
 
 
 class DifferentModel(ProbeError, ValueError):
-    """A result of one model handed to another."""
+    """Raised when a result of one model is handed to another."""
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str], *, hint: str = "") -> UnknownName:

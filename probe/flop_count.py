@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import pandas
 
 ACTIVATION_FLOPS: dict[Activation, int] = {"gelu": 5, "gelu_tanh": 9, "gelu_quick": 5, "relu": 1, "silu": 4, "solu": 5}
-"""Of one number, as the formula is written; tanh and erf count as one."""
+"""FLOP of an activation for each number, as its formula is written; tanh and erf count as one."""
 NORM_FLOPS = {"layer": 7, "rms": 4, "rms_plus_one": 4, "none": 1}
-"""Of one number: squared, summed, divided, times the gain; LayerNorm also subtracts a mean and adds a bias. No
-norm: divided by 1."""
+"""FLOP of a norm for each number: squared, summed, divided, times the gain; LayerNorm also subtracts a mean and adds a
+bias. No norm: divided by 1."""
 CAP_FLOPS = 3
-"""Of one number: divided, tanh, multiplied."""
+"""FLOP of a soft cap for each number: divided, tanh, multiplied."""
 SOFTMAX_FLOPS = 4
-"""Of one number: less the largest, exponential, summed, divided."""
+"""FLOP of a softmax for each number: less the largest, exponential, summed, divided."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class PassCount(Shown):
 
     @property
     def flops(self) -> int:
-        """Of all kinds."""
+        """FLOP of the whole pass, all kinds together."""
         return sum(row.flops for row in self.rows)
 
     @property
     def products(self) -> int:
-        """Of the products of matrices, which is what `plan_recording` counts."""
+        """FLOP of the products of matrices alone, which is what `plan_recording` counts."""
         return sum(row.flops for row in self.rows if row.is_product)
 
     def summary(self) -> Summary:
@@ -88,12 +88,12 @@ def count_pass(config: GPTConfig, n_tokens: int) -> PassCount:
 
 
 def attention_flops(config: GPTConfig, n_tokens: int) -> int:
-    """Of the products of queries with keys, and of patterns with values, in all layers."""
+    """FLOP of the products of queries with keys, and of patterns with values, in all layers for one prompt."""
     return 4 * config.n_layers * config.n_heads * config.d_head * n_tokens**2
 
 
 def _one_by_one(config: GPTConfig, weights: WeightCount, n: int) -> dict[str, int]:
-    """What is no product of matrices."""
+    """FLOP of what is no product of matrices, by kind."""
     n_layers, d_model = config.n_layers, config.d_model
     learned = d_model if config.positions == "learned" else 0
     turned = 0 if learned else 3 * n_layers * (config.n_heads + config.kv_heads) * config.turned

@@ -45,17 +45,17 @@ class Step(Shown):
     """One token, and what the model said of it before it was chosen."""
 
     position: int
-    """Where it stands in the whole text, the prompt included."""
+    """Where the token stands in the whole text, the prompt included."""
     token: int
     text: str
     probability: float
-    """With which it was chosen: after temperature, top k and top p. 1 at temperature 0."""
+    """The probability with which it was chosen: after temperature, top k and top p. 1 at temperature 0."""
     model_probability: float
-    """The model's own, at temperature 1."""
+    """The model's own probability of it, at temperature 1."""
     rank: int
-    """Among all tokens; 1 is the likeliest, and ties share the better place."""
+    """Its rank among all tokens; 1 is the likeliest, and ties share the better place."""
     entropy: float
-    """Of the model's own distribution, in nats."""
+    """Entropy of the model's own distribution, at temperature 1 (nats)."""
     drawn: float | None
     """The random number in [0, 1) that chose it, on the cumulative distribution with the likeliest token first; None
     at temperature 0."""
@@ -111,7 +111,7 @@ class Generation(Result):
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """What has been made so far."""
+        """Every step that has been made so far."""
         return tuple(self._steps)
 
     @property
@@ -121,7 +121,7 @@ class Generation(Result):
 
     @property
     def str_tokens(self) -> list[str]:
-        """The text of each of these."""
+        """The text of each token of prompt and continuation so far."""
         return str_tokens(self._model.tokenizer, self.ids)
 
     @property
@@ -138,7 +138,7 @@ class Generation(Result):
         return tuple(self._effect(number, one) for number, one in enumerate(self._settings.interventions))
 
     def _effect(self, number: int, one: Intervention) -> Effect:
-        """Of one intervention, over those passes that ran tokens it means."""
+        """What one intervention did, over those passes that ran tokens it means."""
         found = [of_pass[number] for of_pass in self._effects if number in of_pass]
         sites = dict.fromkeys(site for effect in found for site in effect.sites)
         return Effect(str(one), tuple(sites), sum(effect.entries for effect in found))
@@ -216,7 +216,7 @@ class Generation(Result):
         return {**super().files(), "alternatives.csv": table}
 
     def summary(self) -> Summary:
-        """How far it is, and the text."""
+        """How far the generation is, and its text."""
         state = f"ended: {self.ended}" if self.ended else "not complete: iterate, or .run()"
         return Summary(
             f"{count(len(self._steps), 'token')} after {len(self.prompt):,}, {state}",
@@ -242,7 +242,7 @@ class Generation(Result):
             return "max tokens"
         return "context full" if len(self.ids) == self._model.config.n_ctx else None
 
-    def _next_logits(self) -> Float[Tensor, " d_vocab"]:
+    def _next_logits(self) -> Float[Tensor, " d_vocab_out"]:
         """Run what the cache has not seen: the prompt first, then one token each time."""
         scaling = self._model.config.rotary_scaling
         if self._cache is not None and scaling is not None and scaling.differs(self._cache.length, len(self.ids)):
@@ -276,10 +276,10 @@ class Settings:
     listed: int | None
     """Tokens that each step lists; None: all."""
     stop: tuple[int, ...]
-    """Ids after which it ends."""
+    """Token ids after which it ends."""
     interventions: tuple[Intervention, ...]
 
-    def choose(self, model: GPT, logits: Float[Tensor, " d_vocab"], steps: Sequence[Step], position: int) -> Step:
+    def choose(self, model: GPT, logits: Float[Tensor, " d_vocab_out"], steps: Sequence[Step], position: int) -> Step:
         """The next step. Its random number depends on the seed and the number of the step alone."""
         log_probs = log_probs_of(logits.double())
         if self.sampling.temperature == 0:

@@ -6,12 +6,12 @@ from torch import Tensor
 
 
 def unit(vectors: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-    """The same directions at length one; a zero vector stays zero."""
+    """Each vector divided by its length; a zero vector stays zero."""
     return torch.nn.functional.normalize(vectors, dim=-1)
 
 
 def cosine(a: Float[Tensor, "... d"], b: Float[Tensor, "... d"]) -> Float[Tensor, "..."]:
-    """Of the angle between two vectors; 0 where one is zero."""
+    """Cosine of the angle between two vectors, -1 to 1; 0 where one of them is zero."""
     return (unit(a) * unit(b)).sum(-1)
 
 

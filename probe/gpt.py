@@ -44,24 +44,24 @@ class MLP(nn.Module):
         return affine(post, self.W_out, self.b_out)
 
     def neurons(self, x: Resid, tap: Tap) -> Float[Tensor, "batch pos d_mlp"]:
-        """Their answers."""
+        """The neurons' answers to each token's vector."""
         return self.activation(tap("hook_pre", affine(x, self.W_in, self.b_in)))
 
 
 class NormedMLP(MLP):
-    """The same with a LayerNorm between the neurons' answers and what they add."""
+    """An MLP with a LayerNorm between the neurons' answers and what they add."""
 
     def __init__(self, config: GPTConfig):
         super().__init__(config)
         self.ln = LayerNorm(config, config.d_mlp)
 
     def neurons(self, x: Resid, tap: Tap) -> Float[Tensor, "batch pos d_mlp"]:
-        """Their answers, normalised together."""
+        """The neurons' answers, normalised together."""
         return self.ln(tap("hook_mid", super().neurons(x, tap)), tap.scope("ln"))
 
 
 class GatedMLP(MLP):
-    """The same with a second question per neuron: the answer to the gate scales the answer to the other."""
+    """An MLP with a second question per neuron: the answer to the gate scales the answer to the other."""
 
     def __init__(self, config: GPTConfig):
         super().__init__(config)
@@ -69,7 +69,7 @@ class GatedMLP(MLP):
         self.b_gate = bias(config.d_mlp, config.mlp_bias)
 
     def neurons(self, x: Resid, tap: Tap) -> Float[Tensor, "batch pos d_mlp"]:
-        """Their answers, gated."""
+        """The neurons' answers, each scaled by its gate."""
         pre = tap("hook_pre", affine(x, self.W_gate, self.b_gate))
         return self.activation(pre) * tap("hook_pre_linear", affine(x, self.W_in, self.b_in))
 
@@ -193,7 +193,7 @@ class GPT(NamedWeights, nn.Module):
         tap: Tap = NO_TAP,
         cache: KeyValueCache | None = None,
         unembed_at: Int[Tensor, "batch kept"] | None = None,
-    ) -> Float[Tensor, "batch kept d_vocab"]:
+    ) -> Float[Tensor, "batch kept d_vocab_out"]:
         """Raw logits of the token after each position (or only after the positions in `unembed_at`).
 
         With a cache, `tokens` are the next ones after those that it has seen.
@@ -242,7 +242,7 @@ class GPT(NamedWeights, nn.Module):
 
     def read_out(
         self, resid: Resid, *, tap: Tap = NO_TAP, unembed_at: Int[Tensor, "batch kept"] | None = None
-    ) -> Float[Tensor, "batch kept d_vocab"]:
+    ) -> Float[Tensor, "batch kept d_vocab_out"]:
         """Raw logits from the residual stream after the last layer: final norm, then unembedding."""
         final = self.ln_final(resid, tap.scope("ln_final"))
         if unembed_at is not None:

@@ -26,7 +26,7 @@ Listed = str | int | list[str | int]
 LEAST_SHARE = 0.02
 """A change worth naming: this share of the clean value, or of what there is to recover between two runs."""
 LEAST_NATS = 0.02
-"""Of metrics in nats: a probability that changes by 2 %."""
+"""A change worth naming, of metrics in nats: a probability that changes by 2 %."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +34,9 @@ class Measure:
     """A metric on the prompts of one call."""
 
     positions: Int[Tensor, "prompt kept"]
-    """Whose logits are read; on the CPU."""
+    """Positions whose logits are read; on the CPU."""
     tokens: Int[Tensor, "prompt token"] | None
-    """The only tokens whose logits are read. None: all of the vocabulary."""
+    """The only tokens whose logits are read. None: all that can be predicted."""
     function: Callable[[Tensor, Tensor, Tensor], Tensor]
     """(logits, clean logits, prompts) -> values: (row, kept, token) twice and the prompt of each row -> (row,)."""
 
@@ -55,9 +55,9 @@ class Metric:
     """A number that says how well the model does, and what a difference in it means."""
 
     name: str
-    """"' Mary' - ' John'"."""
+    """How results call it: "' Mary' - ' John'"."""
     unit: str
-    """'logits', 'nats', 'places'."""
+    """Unit of its values: 'logits', 'nats', 'places'."""
     meaning: str
     """What is measured, and what more of it means: one line."""
     signed: bool
@@ -77,7 +77,7 @@ class Metric:
 
 
 AnyMetric = Metric | Callable[..., Tensor]
-"""A metric, or a function of logits (row, 1, d_vocab)."""
+"""A metric, or a function of logits (row, 1, d_vocab_out)."""
 
 
 @checked
@@ -189,7 +189,7 @@ def custom_metric(
     position: int | None = -1,
     takes_prompts: bool = False,
 ) -> Metric:
-    """A metric of your own: a function of logits (row, kept, d_vocab) that gives one number for each row.
+    """A metric of your own: a function of logits (row, kept, d_vocab_out) that gives one number for each row.
 
     Args:
         position: after which position the logits are read (kept is 1 then). None: after every one; of shorter prompts
@@ -309,7 +309,7 @@ def _everywhere(batch: PromptBatch) -> Int[Tensor, "prompt pos"]:
 
 
 def _weights(batch: PromptBatch, positions: Tensor, *, last: bool) -> Float[Tensor, "prompt kept"]:
-    """Of a mean over the positions of each prompt that exist (and, without `last`, have a next token)."""
+    """Weights of a mean over the positions of each prompt that exist (and, without `last`, have a next token)."""
     if positions.shape[1] == 1 and last:
         return torch.ones(positions.shape)
     ends = torch.tensor(batch.lengths)[:, None] - (0 if last else 1)

@@ -131,73 +131,73 @@ class NamedWeights:
 
     @property
     def W_Q(self) -> PerLayer:
-        """[layer, head]: (d_model, d_head)."""
+        """Query weights, [layer, head]: (d_model, d_head)."""
         return self._into_heads("W_Q", self.config.n_heads)
 
     @property
     def W_K(self) -> PerLayer:
-        """[layer, kv_head]: (d_model, d_head)."""
+        """Key weights, [layer, kv_head]: (d_model, d_head)."""
         return self._into_heads("W_K", self.config.kv_heads)
 
     @property
     def W_V(self) -> PerLayer:
-        """[layer, kv_head]: (d_model, d_head)."""
+        """Value weights, [layer, kv_head]: (d_model, d_head)."""
         return self._into_heads("W_V", self.config.kv_heads)
 
     @property
     def W_O(self) -> PerLayer:
-        """[layer, head]: (d_head, d_model)."""
+        """Output weights of heads, [layer, head]: (d_head, d_model)."""
         n_heads = self.config.n_heads
         return self._per_layer("W_O", lambda block: block.attn.W_O.unflatten(0, (n_heads, -1)), by_head=True)
 
     @property
     def b_Q(self) -> PerLayer:
-        """[layer, head]: (d_head,)."""
+        """Query biases, [layer, head]: (d_head,)."""
         return self._into_heads("b_Q", self.config.n_heads)
 
     @property
     def b_K(self) -> PerLayer:
-        """[layer, kv_head]: (d_head,)."""
+        """Key biases, [layer, kv_head]: (d_head,)."""
         return self._into_heads("b_K", self.config.kv_heads)
 
     @property
     def b_V(self) -> PerLayer:
-        """[layer, kv_head]: (d_head,)."""
+        """Value biases, [layer, kv_head]: (d_head,)."""
         return self._into_heads("b_V", self.config.kv_heads)
 
     @property
     def b_O(self) -> PerLayer:
-        """[layer]: (d_model,)."""
+        """Biases of what attention adds, [layer]: (d_model,)."""
         return self._per_layer("b_O", lambda block: block.attn.b_O)
 
     @property
     def W_in(self) -> PerLayer:
-        """[layer]: (d_model, d_mlp); column i is the question that neuron i asks."""
+        """Input weights of neurons, [layer]: (d_model, d_mlp); column i is the question that neuron i asks."""
         return self._of_mlp("W_in")
 
     @property
     def W_gate(self) -> PerLayer:
-        """[layer]: (d_model, d_mlp), of a gated MLP."""
+        """Gate weights of neurons, [layer]: (d_model, d_mlp), of a gated MLP."""
         return self._of_mlp("W_gate")
 
     @property
     def W_out(self) -> PerLayer:
-        """[layer]: (d_mlp, d_model); row i is what neuron i adds."""
+        """Output weights of neurons, [layer]: (d_mlp, d_model); row i is what neuron i adds."""
         return self._of_mlp("W_out")
 
     @property
     def b_in(self) -> PerLayer:
-        """[layer]: (d_mlp,)."""
+        """Biases of neurons, [layer]: (d_mlp,)."""
         return self._of_mlp("b_in")
 
     @property
     def b_gate(self) -> PerLayer:
-        """[layer]: (d_mlp,), of a gated MLP."""
+        """Biases of gates, [layer]: (d_mlp,), of a gated MLP."""
         return self._of_mlp("b_gate")
 
     @property
     def b_out(self) -> PerLayer:
-        """[layer]: (d_model,)."""
+        """Biases of what MLPs add, [layer]: (d_model,)."""
         return self._of_mlp("b_out")
 
     def _of_mlp(self, name: str) -> PerLayer:

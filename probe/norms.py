@@ -76,7 +76,7 @@ class RMSNorm(nn.Module):
 
 
 class RMSNormPlusOne(RMSNorm):
-    """The same with a gain of 1 + w: weights near 0 leave the vector alone, and half precision keeps them exact."""
+    """An RMSNorm with a gain of 1 + w: weights near 0 leave the vector alone, and half precision keeps them exact."""
 
     def reset_parameters(self) -> None:
         """Gain 1."""

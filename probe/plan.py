@@ -28,7 +28,7 @@ class RecordingPlan(Shown):
     shapes: Mapping[str, tuple[int, ...]]
     """Shape of every value that would be kept, by full name; "logits" last."""
     sizes: Mapping[str, int]
-    """Bytes of each. 0: it shares the memory of the value before it (resid_pre is the last layer's resid_post)."""
+    """Bytes of each value. 0: it shares the memory of the one before it (resid_pre is the last layer's resid_post)."""
     flops: int
     """Multiplications and additions of the pass."""
     seconds: float
@@ -41,7 +41,7 @@ class RecordingPlan(Shown):
         return sum(self.sizes.values())
 
     def summary(self) -> Summary:
-        """As `print` says it."""
+        """The plan in a line, as `print` shows it."""
         return Summary(str(self))
 
     def to_dataframe(self) -> "pandas.DataFrame":
@@ -128,7 +128,7 @@ def _is_shared(model: GPT, request: Request, name: str) -> bool:
 
 def _place_of(name: str) -> tuple[int | None, str]:
     if name == "logits":
-        return None, "batch pos d_vocab"
+        return None, "batch pos d_vocab_out"
     return split_name(name)[0], " ".join(describe_site(name).dims)
 
 

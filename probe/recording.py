@@ -46,7 +46,7 @@ class Recording(Shown):
     """
 
     values: Mapping[str, Tensor]
-    """By full name, in the order of the pass; "logits" last."""
+    """The values kept, by full name, in the order of the pass; "logits" last."""
     tokens: Int[Tensor, "batch pos"] | None
     """Token ids, -1 after the end of a prompt; on the CPU. None for a pass that began with a residual stream."""
     str_tokens: list[list[str]] | None
@@ -62,7 +62,7 @@ class Recording(Shown):
     """Model, fingerprint, versions and arguments: what is needed to repeat the call."""
 
     @property
-    def logits(self) -> Float[Tensor, "batch pos d_vocab"]:
+    def logits(self) -> Float[Tensor, "batch pos d_vocab_out"]:
         """Raw logits of the token after each kept position."""
         return self["logits"]
 
@@ -188,7 +188,7 @@ class Recording(Shown):
         return prompted_table(value, dims, about)
 
     def _dims(self, name: str) -> tuple[str, ...]:
-        """Of a kept value; without those that a reduction took away. Empty: unknown, a function reduced it."""
+        """Dims of a kept value, without those that a reduction took away. Empty: unknown, a function reduced it."""
         how = self.manifest["arguments"]["reduce"]
         meant = () if name == "logits" else (name, describe_site(name).short)
         found = [reduction for site, reduction in how.items() if site in meant]  # the last one counts
@@ -291,7 +291,7 @@ class Recording(Shown):
 
 
 def _dims(name: str) -> tuple[str, ...]:
-    return ("batch", "pos", "d_vocab") if name == "logits" else site_dims(name)
+    return ("batch", "pos", "d_vocab_out") if name == "logits" else site_dims(name)
 
 
 def _layer(name: str) -> int | None:

@@ -47,7 +47,7 @@ class Request:
     positions: Selection
     """The positions kept of every value, the logits too."""
     reductions: Mapping[str, Reduction]
-    """By full name."""
+    """How a value is reduced, by its full name."""
     edits: Edits
     dtype: torch.dtype | None
     device: torch.device | None

@@ -50,7 +50,7 @@ class LongResult(Result):
 
     @property
     def n_rows(self) -> int:
-        """How many they are."""
+        """How many rows the table has."""
         raise NotImplementedError
 
     def to_dataframe(self) -> "pandas.DataFrame":

@@ -23,7 +23,7 @@ LARGEST_TEMPERATURE = 5.0
 LISTED = 64
 """Tokens of which a distribution keeps the logit by default."""
 BINS = 128
-"""Of the histogram that the others are counted in."""
+"""Bins of the histogram in which the other tokens are counted."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Sampling:
     def probabilities(
         self, logits: Float[Tensor, " entry"], counts: Float[Tensor, " entry"] | None = None
     ) -> Float[Tensor, " entry"]:
-        """Of each entry, in float64; they sum to 1.
+        """Probability of each entry, in float64; they sum to 1.
 
         `logits` stand in descending order. An entry may stand for several tokens of (nearly) one logit: `counts`.
         """
@@ -86,10 +86,10 @@ class StepDistribution(Shown):
     """A whole distribution over the vocabulary in about a kilobyte: its top, and a histogram of the logits below."""
 
     tokens: Int[Tensor, " listed"]
-    """Ids, the likeliest first."""
+    """Ids of the listed tokens, the likeliest first."""
     texts: list[str]
     logits: Float[Tensor, " listed"]
-    """Raw; only their differences mean something."""
+    """Raw logit of each; only differences mean something."""
     tail_counts: Int[Tensor, " bin"]
     """How many of the other tokens have a logit in each bin, the highest bin first. Empty: every token is listed."""
     tail_range: tuple[float, float]
@@ -121,7 +121,7 @@ class StepDistribution(Shown):
     def probabilities(
         self, temperature: float = 1.0, *, top_k: int | None = None, top_p: float | None = None
     ) -> Float[Tensor, " listed"]:
-        """Of the listed tokens, at any temperature (0 to 5), without the model; what is missing to 1 is the tail's.
+        """Probabilities of the listed tokens at any temperature (0 to 5), without the model; the rest is the tail's.
 
         Exact where every token is listed. Otherwise each tail token counts with the middle of its bin. Measured on the
         default model, the tail's weight is then wrong by 3 % of itself at temperature 0.3, where it hardly matters,
@@ -147,9 +147,9 @@ class StepDistribution(Shown):
 
 
 def describe_distribution(
-    logits: Float[Tensor, " d_vocab"], texts_of: Callable[[list[int]], list[str]], *, listed: int | None = LISTED
+    logits: Float[Tensor, " d_vocab_out"], texts_of: Callable[[list[int]], list[str]], *, listed: int | None = LISTED
 ) -> StepDistribution:
-    """Of one row of logits on the CPU: the top `listed` (None: all) as they are, the others counted.
+    """One row of logits, on the CPU, as a distribution: the top `listed` (None: all) as they are, the others counted.
 
     `texts_of` names the listed tokens, given their ids.
     """

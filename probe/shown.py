@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 LONGEST = 160
 """Characters of a text in a card, and of a fact in a terminal."""
 ROWS = 5
-"""Of a table, in a card."""
+"""Rows of a table, in a card."""
 COLUMNS = 12
 PROMPTS = 3
 TOKENS = 40
-"""Of a prompt; also facts and notes are cut off, so that every card is of bounded size."""
+"""Tokens of a prompt, in a card; facts and notes are cut off as well, so that every card is of bounded size."""
 
 FIGURES: dict[str, tuple[str, ...]] = {
     "AblationSweep": (
@@ -66,7 +66,7 @@ class Summary:
     of: str | None = None
     """The model, or whatever else it is of."""
     prompts: Sequence[Sequence[str]] = ()
-    """Their tokens, as text."""
+    """The tokens of each prompt, as text."""
     notes: Sequence[str] = ()
     """What must not be overlooked."""
 
@@ -78,7 +78,7 @@ class TableHead:
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     n_rows: int
-    """Of the whole table."""
+    """How many rows the whole table has."""
     row: str = "row"
     """What a row is."""
 

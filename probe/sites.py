@@ -7,10 +7,19 @@ Names are TransformerLens's classical ones ("blocks.3.attn.hook_pattern"). A val
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from probe.arguments import checked
 from probe.config import GPTConfig
 from probe.errors import OutOfRange, UnknownName, as_integer, check_index, unknown_name
+
+
+class Need(NamedTuple):
+    """Something that a model must have to make a value."""
+
+    holds: Callable[[GPTConfig], bool]
+    why_not: str
+    """What is so where it does not hold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +34,16 @@ class Site:
     """Names of the dims, in order."""
     meaning: str
     """One line, in plain words."""
-    exists: Callable[[GPTConfig], bool] = lambda config: True
-    """Whether a model of this config makes the value."""
+    needs: tuple[Need, ...] = ()
+    """What a model must have to make the value."""
+
+    def why_absent(self, config: GPTConfig) -> str | None:
+        """Why a model of this config does not make the value; None: it does."""
+        return next((need.why_not for need in self.needs if not need.holds(config)), None)
+
+    def exists(self, config: GPTConfig) -> bool:
+        """Whether a model of this config makes the value."""
+        return self.why_absent(config) is None
 
 
 _RESID = ("batch", "pos", "d_model")
@@ -36,66 +53,34 @@ _KEY = ("batch", "pos", "kv_head", "d_head")
 _QUERY_SCALE = ("batch", "pos", "head", "one")
 _KEY_SCALE = ("batch", "pos", "kv_head", "one")
 _PAIRS = ("batch", "head", "query_pos", "key_pos")
-_MLP = ("batch", "pos", "d_mlp")
-
-
-def _rotary(config: GPTConfig) -> bool:
-    return config.positions == "rotary"
-
-
-def _learned(config: GPTConfig) -> bool:
-    return config.positions == "learned"
-
-
-def _mlp(config: GPTConfig) -> bool:
-    return config.d_mlp > 0
-
-
-def _mlp_norm(config: GPTConfig) -> bool:
-    return config.mlp_norm
-
-
-def _gated(config: GPTConfig) -> bool:
-    return config.gated_mlp
-
-
-def _qk_norm(config: GPTConfig) -> bool:
-    return config.qk_norm
-
-
-def _post_norms(config: GPTConfig) -> bool:
-    return config.post_norms
-
-
-def _mlp_post_norm(config: GPTConfig) -> bool:
-    return config.post_norms and config.d_mlp > 0
-
-
-def _mid(config: GPTConfig) -> bool:
-    return config.has_mid
-
+_NEURONS = ("batch", "pos", "d_mlp")
 
 NO_MLP = "are attention alone, without an MLP"
-_WHY_ABSENT: dict[Callable[[GPTConfig], bool], str] = {
-    _rotary: "its positions are learned, not rotary",
-    _learned: "its positions are rotary, so no position has a vector of its own",
-    _gated: "its MLP has no gate",
-    _qk_norm: "it does not normalise queries and keys",
-    _post_norms: "it does not normalise what attention and MLP write",
-    _mlp: f"its layers {NO_MLP}",
-    _mlp_norm: "it does not normalise its neurons",
-    _mlp_post_norm: "it does not normalise what an MLP writes",
-    _mid: "nothing lies between attention and MLP: both read the same stream, resid_pre",
-}
-
-
-def _why_absent(config: GPTConfig, kind: "Site") -> str:
-    return _WHY_ABSENT[_mlp if kind.exists is _mid and not config.d_mlp else kind.exists]
-
+_ROTARY = (Need(lambda config: config.positions == "rotary", "its positions are learned, not rotary"),)
+_LEARNED = (
+    Need(
+        lambda config: config.positions == "learned", "its positions are rotary, so no position has a vector of its own"
+    ),
+)
+_QK_NORM = (Need(lambda config: config.qk_norm, "it does not normalise queries and keys"),)
+_MLP = (Need(lambda config: config.d_mlp > 0, f"its layers {NO_MLP}"),)
+_GATED = (Need(lambda config: config.gated_mlp, "its MLP has no gate"),)
+_MLP_NORM = (Need(lambda config: config.mlp_norm, "it does not normalise its neurons"),)
+_POST_NORMS = (Need(lambda config: config.post_norms, "it does not normalise what attention and MLP write"),)
+_MLP_POST_NORM = (
+    Need(lambda config: config.post_norms and config.d_mlp > 0, "it does not normalise what an MLP writes"),
+)
+_MID = (
+    *_MLP,
+    Need(
+        lambda config: not config.parallel,
+        "nothing lies between attention and MLP: both read the same stream, resid_pre",
+    ),
+)
 
 BEFORE_BLOCKS = (
     Site("embed", "hook_embed", _RESID, "each token's own vector, a row of W_E (scaled, where a model does)"),
-    Site("pos_embed", "hook_pos_embed", _RESID, "each position's own vector, a row of W_pos", _learned),
+    Site("pos_embed", "hook_pos_embed", _RESID, "each position's own vector, a row of W_pos", _LEARNED),
 )
 IN_BLOCK = (
     Site("resid_pre", "hook_resid_pre", _RESID, "residual stream entering the layer"),
@@ -104,12 +89,12 @@ IN_BLOCK = (
     Site("q", "attn.hook_q", _QUERY, "queries: what each token looks for"),
     Site("k", "attn.hook_k", _KEY, "keys: what each token can be found by"),
     Site("v", "attn.hook_v", _KEY, "values: what each token passes on when looked at"),
-    Site("q_norm.scale", "attn.q_norm.hook_scale", _QUERY_SCALE, "what the norm of each query divides by", _qk_norm),
-    Site("q_norm.normalized", "attn.q_norm.hook_normalized", _QUERY, "queries normalised, before the gain", _qk_norm),
-    Site("k_norm.scale", "attn.k_norm.hook_scale", _KEY_SCALE, "what the norm of each key divides by", _qk_norm),
-    Site("k_norm.normalized", "attn.k_norm.hook_normalized", _KEY, "keys normalised, before the gain", _qk_norm),
-    Site("rot_q", "attn.hook_rot_q", _QUERY, "queries after rotation by position", _rotary),
-    Site("rot_k", "attn.hook_rot_k", _KEY, "keys after rotation by position", _rotary),
+    Site("q_norm.scale", "attn.q_norm.hook_scale", _QUERY_SCALE, "what the norm of each query divides by", _QK_NORM),
+    Site("q_norm.normalized", "attn.q_norm.hook_normalized", _QUERY, "queries normalised, before the gain", _QK_NORM),
+    Site("k_norm.scale", "attn.k_norm.hook_scale", _KEY_SCALE, "what the norm of each key divides by", _QK_NORM),
+    Site("k_norm.normalized", "attn.k_norm.hook_normalized", _KEY, "keys normalised, before the gain", _QK_NORM),
+    Site("rot_q", "attn.hook_rot_q", _QUERY, "queries after rotation by position", _ROTARY),
+    Site("rot_k", "attn.hook_rot_k", _KEY, "keys after rotation by position", _ROTARY),
     Site(
         "attn_scores",
         "attn.hook_attn_scores",
@@ -118,21 +103,21 @@ IN_BLOCK = (
     ),
     Site("pattern", "attn.hook_pattern", _PAIRS, "attention: softmax of the scores over the keys that a query sees"),
     Site("z", "attn.hook_z", _QUERY, "values mixed by the pattern, before the output projection"),
-    Site("ln1_post.scale", "ln1_post.hook_scale", _SCALE, "what the norm after attention divides by", _post_norms),
-    Site("ln1_post.normalized", "ln1_post.hook_normalized", _RESID, "what heads write, normalised", _post_norms),
+    Site("ln1_post.scale", "ln1_post.hook_scale", _SCALE, "what the norm after attention divides by", _POST_NORMS),
+    Site("ln1_post.normalized", "ln1_post.hook_normalized", _RESID, "what heads write, normalised", _POST_NORMS),
     Site("attn_out", "hook_attn_out", _RESID, "what attention adds to the residual stream"),
-    Site("resid_mid", "hook_resid_mid", _RESID, "residual stream between attention and MLP", _mid),
-    Site("ln2.scale", "ln2.hook_scale", _SCALE, "what the norm before the MLP divides by", _mlp),
-    Site("ln2.normalized", "ln2.hook_normalized", _RESID, "residual stream normalised, before the norm's gain", _mlp),
-    Site("pre", "mlp.hook_pre", _MLP, "neurons before the activation (of a gated MLP: the gate)", _mlp),
-    Site("pre_linear", "mlp.hook_pre_linear", _MLP, "the linear branch that the gate multiplies", _gated),
-    Site("mid", "mlp.hook_mid", _MLP, "neurons after the activation, before their norm", _mlp_norm),
-    Site("mlp.ln.scale", "mlp.ln.hook_scale", _SCALE, "what the norm of all neurons divides by", _mlp_norm),
-    Site("mlp.ln.normalized", "mlp.ln.hook_normalized", _MLP, "neurons normalised, before the gain", _mlp_norm),
-    Site("post", "mlp.hook_post", _MLP, "neurons as they enter the output projection", _mlp),
-    Site("ln2_post.scale", "ln2_post.hook_scale", _SCALE, "what the norm after the MLP divides by", _mlp_post_norm),
-    Site("ln2_post.normalized", "ln2_post.hook_normalized", _RESID, "what the MLP writes, normalised", _mlp_post_norm),
-    Site("mlp_out", "hook_mlp_out", _RESID, "what the MLP adds to the residual stream", _mlp),
+    Site("resid_mid", "hook_resid_mid", _RESID, "residual stream between attention and MLP", _MID),
+    Site("ln2.scale", "ln2.hook_scale", _SCALE, "what the norm before the MLP divides by", _MLP),
+    Site("ln2.normalized", "ln2.hook_normalized", _RESID, "residual stream normalised, before the norm's gain", _MLP),
+    Site("pre", "mlp.hook_pre", _NEURONS, "neurons before the activation (of a gated MLP: the gate)", _MLP),
+    Site("pre_linear", "mlp.hook_pre_linear", _NEURONS, "the linear branch that the gate multiplies", _GATED),
+    Site("mid", "mlp.hook_mid", _NEURONS, "neurons after the activation, before their norm", _MLP_NORM),
+    Site("mlp.ln.scale", "mlp.ln.hook_scale", _SCALE, "what the norm of all neurons divides by", _MLP_NORM),
+    Site("mlp.ln.normalized", "mlp.ln.hook_normalized", _NEURONS, "neurons normalised, before the gain", _MLP_NORM),
+    Site("post", "mlp.hook_post", _NEURONS, "neurons as they enter the output projection", _MLP),
+    Site("ln2_post.scale", "ln2_post.hook_scale", _SCALE, "what the norm after the MLP divides by", _MLP_POST_NORM),
+    Site("ln2_post.normalized", "ln2_post.hook_normalized", _RESID, "what the MLP writes, normalised", _MLP_POST_NORM),
+    Site("mlp_out", "hook_mlp_out", _RESID, "what the MLP adds to the residual stream", _MLP),
     Site("resid_post", "hook_resid_post", _RESID, "residual stream leaving the layer"),
 )
 AFTER_BLOCKS = (
@@ -148,7 +133,7 @@ RESIDUAL = ("resid_pre", "resid_mid", "resid_post")
 
 
 def residual_sites(config: GPTConfig) -> list[str]:
-    """Those of them that this model has: no resid_mid where nothing lies between attention and MLP."""
+    """Those of `RESIDUAL` that this model has: no resid_mid where nothing lies between attention and MLP."""
     return [site for site in RESIDUAL if _SHORT[site].exists(config)]
 
 
@@ -295,8 +280,8 @@ def _names_of(config: GPTConfig, site: str, layers: Sequence[int] | None, everyt
     if layer is not None and suffix in _SUFFIX and _SUFFIX[suffix] in IN_BLOCK:
         check_layers(config, [layer])
     kind = _SHORT.get(site) or _SUFFIX.get(suffix)
-    if kind is not None and not kind.exists(config):
-        raise UnknownName(f"site {site!r} does not exist in this model: {_why_absent(config, kind)}")
+    if kind is not None and (why := kind.why_absent(config)):
+        raise UnknownName(f"site {site!r} does not exist in this model: {why}")
     if kind is None or site != kind.short:
         shorts = [s.short for s in _SHORT.values() if s.exists(config)]
         raise unknown_name("site", site, [*everything, *shorts] if "hook" in str(site) else [*shorts, *everything])

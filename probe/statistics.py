@@ -14,7 +14,7 @@ from torch import Tensor
 from probe.errors import OutOfRange
 
 CONFIDENCE = 0.95
-"""Of every interval."""
+"""Confidence level of every interval."""
 SIGNIFICANT = 0.05
 """The largest p that counts."""
 
@@ -92,7 +92,7 @@ def interval(
 
 
 def bootstrap_share(statistic: Callable[[Tensor], Tensor], n: int, *, seed: int, n_resamples: int = 2000) -> Estimate:
-    """As `bootstrap`, of a share between 0 and 1, whose interval never says more than n things can."""
+    """A share, 0 to 1, with its interval as by `bootstrap`, which never says more than n things can."""
     return widened(bootstrap(statistic, n, seed=seed, n_resamples=n_resamples), n)
 
 
@@ -150,7 +150,7 @@ def p_value(observed: float | Tensor, null: Float[Tensor, " draw"]) -> float:
 
 
 Groups = Mapping[str, Sequence[int]]
-"""Which things hang together, by kind: {"template": one number for each thing, "filler": likewise}."""
+"""Which things hang together, by kind: {"template": the number of each thing's template, ...}."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,18 +162,18 @@ class GridEvidence:
     high: Float[Tensor, " cell"]
     """Ends of the 95 % interval: whole groups are resampled, of every kind at once."""
     p: Float[Tensor, " cell"] | None
-    """Of flipping the signs of whole groups; with several kinds the larger. None: the sign means nothing here."""
+    """p of flipping the signs of whole groups; with several kinds the larger. None: the sign means nothing here."""
     p_grid: Float[Tensor, " cell"] | None
-    """The same against the largest t of the whole grid (max-T): at most 5 % of all-noise grids have one below 0.05,
-    where noise is as often above zero as below; of skewed noise (an effect that few prompts have, say) more have."""
+    """p against the largest t of the whole grid (max-T): at most 5 % of all-noise grids have one below 0.05, where
+    noise is as often above zero as below; of skewed noise (an effect that few prompts have, say) more have."""
     q: Float[Tensor, " cell"] | None
-    """Benjamini and Hochberg's: among the cells below 0.05, at most 5 % are expected to be noise."""
+    """Benjamini and Hochberg's q: among the cells below 0.05, at most 5 % are expected to be noise."""
     smallest_p: float
-    """That so many groups can give; nothing is shown with certainty where it is above 0.05."""
+    """The smallest p that so many groups can give; nothing is shown with certainty where it is above 0.05."""
     smallest_effect: float
     """Means below it are not worth naming, however certain."""
     marked: Bool[Tensor, " cell"]
-    """By `MARKED`."""
+    """Cells outside the noise, by `MARKED`."""
 
 
 MARKED = (

@@ -188,7 +188,7 @@ def _line_of(path: Path) -> str:
 
 
 def _sha256_of(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, dtypes, shapes and numbers."""
+    """SHA-256 of names, dtypes, shapes and numbers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -43,7 +43,7 @@ def long_table(value: Tensor, dims: Sequence[str], labels: Mapping[str, Sequence
 
 
 def prompted_table(value: Tensor, dims: Sequence[str], about: Prompted) -> "pandas.DataFrame":
-    """The same of a value of prompts, with the numbers of layer, heads and positions, the tokens, and no padding."""
+    """The `long_table` of a value of prompts: numbers of layer, heads and positions, tokens, and no padding."""
     import pandas
 
     columns = _columns(value, dims)

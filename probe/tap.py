@@ -30,7 +30,7 @@ class RecordingTap:
         return name in self._request.keep or name in self._edited
 
     def scope(self, prefix: str) -> Tap:
-        """The same tap for a module whose names begin with `prefix`; none at all if nothing there is wanted."""
+        """This tap for a module whose names begin with `prefix`; none at all if nothing there is wanted."""
         return ScopedTap(self, prefix) if prefix in self._prefixes else NO_TAP
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class RecordingTap:
     def keep_logits(self, logits: Tensor) -> None:
         """Logits come with the chosen positions only."""
         request = self._request
-        real = request.positions.real(("batch", "pos", "d_vocab"), logits.device)
+        real = request.positions.real(("batch", "pos", "d_vocab_out"), logits.device)
         self.values["logits"] = self._stored(logits if real is None else logits.masked_fill(~real, torch.nan))
 
     def finish(self) -> None:

@@ -21,7 +21,7 @@ class Tap(Protocol):
         ...
 
     def scope(self, prefix: str) -> "Tap":
-        """The same tap, for a module whose names all begin with `prefix`."""
+        """This tap for a module whose names all begin with `prefix`."""
         ...
 
 

@@ -27,7 +27,7 @@ class Template:
     """A sentence with named slots, which stops before the token that is asked for."""
 
     text: str
-    """'The {noun} near the door'."""
+    """The sentence and its slots: 'The {noun} near the door'."""
     answers: Sides | None
     """The right next word on either side. None: the set of words says."""
     kinds: Sides
@@ -39,9 +39,9 @@ class WordSet:
     """What goes into the slots together, in every template alike."""
 
     slots: Mapping[str, Sides]
-    """By the slot's name, the text on either side."""
+    """The text on either side, by the slot's name."""
     answers: Sides | None = None
-    """As in Template."""
+    """The right next word on either side. None: the template says."""
     kinds: Sides = ("", "")
 
 

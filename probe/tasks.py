@@ -63,15 +63,15 @@ class Task(Shown):
     prompts: tuple[Ids, ...]
     """Token ids, document separator included."""
     corrupted: tuple[Ids, ...]
-    """The partner of each: as many tokens, some of them others."""
+    """Token ids of each prompt's corrupted partner: as many tokens, some of them others."""
     targets: Ids
     """The right next token of each prompt."""
     against: Ids
-    """The one that it is compared with: in the tasks made of sentences the one that is right after the partner."""
+    """The token that the target is compared with; in the tasks made of sentences it is right after the partner."""
     kinds: tuple[str, ...]
     """What sets prompts of this task apart: 'ABBA', 'relative clause, other number'; may be empty."""
     groups: Mapping[str, Ids]
-    """{"template": one number for each prompt, "filler": its set of words, likewise}; of induction {"prompt": ...}.
+    """{"template": number of each prompt's template, "filler": of its set of words}; of induction {"prompt": ...}.
     Prompts that share a number are not independent."""
     manifest: Mapping[str, Any]
     """Model, name, n, seed, document start, and the words that were left out because they are not tokens."""

@@ -59,7 +59,7 @@ def show_code(console: Console, lines: Sequence[str]) -> None:
 
 
 def show_chips(console: Console, chips: Sequence[Chip]) -> None:
-    """As many in a line as fit, one below the other."""
+    """Tokens as chips, as many in a line as fit, one below the other."""
     shown = [Text.assemble((chip.text, "bold"), (f" [{chip.position}] {chip.token}", "dim")) for chip in chips]
     gap, indent = 2, 2
     fit = (console.width - indent) // (max(text.cell_len for text in shown) + gap)

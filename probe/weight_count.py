@@ -28,17 +28,17 @@ class WeightKind:
     """The matrices that do one job."""
 
     kind: str
-    """'embedding', 'query', ..."""
+    """What the matrices do: 'embedding', 'query', ..."""
     matrices: int
-    """How many; 0 for an unembedding that is the embedding."""
+    """How many matrices; 0 for an unembedding that is the embedding."""
     shape: tuple[int, int]
-    """Of one of them, (in, out) as `model.W_Q[layer, head]` has it; of the embedding (d_vocab, d_model)."""
+    """Shape of one of them, (in, out) as `model.W_Q[layer, head]` has it; the embedding's is (d_vocab, d_model)."""
     multiplications: int
-    """For one token. The embedding is looked up, which takes none; an unembedding counts even if tied."""
+    """Multiplications for one token: none for the embedding, which is looked up; an unembedding counts even if tied."""
 
     @property
     def weights(self) -> int:
-        """Of all of them."""
+        """Weights in all of them."""
         return self.matrices * self.shape[0] * self.shape[1]
 
 
@@ -48,7 +48,7 @@ class WeightCount(Shown):
 
     rows: tuple[WeightKind, ...]
     extras: Mapping[str, int]
-    """Outside the total: 'position table', 'biases', 'norms' (gains, and the biases of LayerNorm)."""
+    """Numbers outside the total: 'position table', 'biases', 'norms' (gains, and the biases of LayerNorm)."""
 
     @property
     def weights(self) -> int:
@@ -57,7 +57,7 @@ class WeightCount(Shown):
 
     @property
     def matrices(self) -> int:
-        """In how many matrices they stand."""
+        """How many matrices the weights stand in."""
         return sum(row.matrices for row in self.rows)
 
     @property
@@ -72,12 +72,12 @@ class WeightCount(Shown):
 
     @property
     def multiplications(self) -> int:
-        """Of all matrices, for one token; with as many additions, twice as many FLOPs. Those between queries, keys and
-        values grow with the text and are not among them."""
+        """Multiplications of all matrices for one token; with as many additions, twice as many FLOPs. Those between
+        queries, keys and values grow with the text and are not among them."""
         return sum(row.multiplications for row in self.rows)
 
     def summary(self) -> Summary:
-        """The totals."""
+        """How many weights, matrices and multiplications there are."""
         return Summary(
             f"{self.weights:,} weights in {self.matrices:,} matrices",
             {"with biases, norms and positions": self.parameters, "multiplications for a token": self.multiplications},

@@ -31,17 +31,17 @@ class WordPairs(Shown):
     fit: tuple[tuple[str, str], ...]
     """(positive, negative) words to fit on."""
     held_out: tuple[tuple[str, str], ...]
-    """To test on."""
+    """(positive, negative) words to test on."""
     templates: tuple[str, ...]
     """Sentences with {} where a word of either side can stand."""
 
     @property
     def all(self) -> tuple[tuple[str, str], ...]:
-        """Both halves."""
+        """All pairs: those to fit on, then those to test on."""
         return self.fit + self.held_out
 
     def summary(self) -> Summary:
-        """How many, and the first."""
+        """How many pairs, and the first of them."""
         first = ", ".join(f"{a} - {b}" for a, b in self.fit[:3])
         n = f"{count(len(self.fit), 'pair')} to fit on, {len(self.held_out)} held out"
         return Summary(f"{self.positive} - {self.negative}, {n}", {"first": first, "templates": len(self.templates)},
@@ -55,7 +55,7 @@ class WordPairs(Shown):
         return pandas.DataFrame(rows, columns=["positive", "negative", "held_out"])
 
     def lower(self) -> "WordPairs":
-        """In lower case, as GloVe has its words."""
+        """The list in lower case, as GloVe has its words."""
         fit, held_out = (tuple((a.lower(), b.lower()) for a, b in half) for half in (self.fit, self.held_out))
         return WordPairs(self.name, self.positive, self.negative, self.note, fit, held_out, self.templates)
 

@@ -59,7 +59,7 @@ class WordVectors(Shown):
     manifest: Mapping[str, Any]
     """Where the vectors come from, with the fingerprint that tells them from others."""
     tokenizer: Any = None
-    """Of a GPT: shows the pieces of what is not a word of its own."""
+    """A GPT's tokenizer, to show the pieces of what is not a word of its own; None of static vectors."""
     ranks: tuple[int, ...] | None = None
     """Each word's place in the whole vocabulary (of a GPT its token id). None: in the order of `words`."""
 
@@ -86,11 +86,11 @@ class WordVectors(Shown):
             )
 
     def summary(self) -> Summary:
-        """How many, and the first words."""
+        """How many words there are, and the first of them."""
         return Summary(f"{len(self.words):,} words of {self.d:,} numbers", {"first": self.words[:6]}, self.name)
 
     def first_rows(self, n: int) -> TableHead:
-        """Of the first word."""
+        """The first n rows of the table, all of the first word."""
         return beginning(self.to_dataframe(self.words[:1]), n, len(self.words) * self.d)
 
     def to_dataframe(self, words: Sequence[str] | None = None) -> "pandas.DataFrame":
@@ -135,7 +135,7 @@ class WordVectors(Shown):
         return self.vectors[self.index(word)]
 
     def index(self, word: str) -> int:
-        """Where a word stands.
+        """Where a word stands in `words`.
 
         Raises:
             UnknownName: as `[word]`.
@@ -146,7 +146,7 @@ class WordVectors(Shown):
 
     @checked
     def missing(self, words: Iterable[str]) -> dict[str, str]:
-        """Of these words those that have no vector here, with the reason and near spellings."""
+        """Which of these words have no vector here, with the reason and near spellings."""
         return {word: self._why_missing(word) for word in dict.fromkeys(words) if word not in self._index}
 
     @checked

@@ -32,7 +32,7 @@ def full(model: GPT, ids: list[int]) -> dict[str, torch.Tensor]:
 
 def slice_of(value, name, *, positions, heads):
     """Of one prompt's value, (1, ...), the chosen positions and heads, picked one by one."""
-    dims = ("batch", "pos", "d_vocab") if name == "logits" else site_dims(name)
+    dims = ("batch", "pos", "d_vocab_out") if name == "logits" else site_dims(name)
     for place, dim in enumerate(dims):
         if dim in ("pos", "query_pos") and positions is not None:
             value = torch.stack([value.select(place, position) for position in positions], dim=place)

@@ -123,7 +123,7 @@ def test_an_edit_changes_nothing_before_it_beside_it_or_in_other_prompts(call, d
         earliest = min(place % len(prompt) for place in (places or [0]))
         kept = len(prompt) if row not in rows else earliest
         for name in order[first:]:
-            dims = ("batch", "pos", "d_vocab") if name == "logits" else site_dims(name)
+            dims = ("batch", "pos", "d_vocab_out") if name == "logits" else site_dims(name)
             axis = dims.index("query_pos" if "query_pos" in dims else "pos") - 1
             values, edited = (rec.values[name][row].narrow(axis, 0, kept) for rec in (before, after))
             if "query_pos" in dims:  # keys after a query stay as they were only where they are masked

@@ -185,7 +185,7 @@ def test_a_recording_shows_tokens_sites_layers_and_size():
     assert card.rows[1:] == [
         ["q", "0,2", "batch pos head d_head", "1 × 3 × 4 × 8", "float16", "0.000384"],
         ["resid_post", "0,2", "batch pos d_model", "1 × 3 × 32", "float16", "0.000384"],
-        ["logits", "", "batch pos d_vocab", "1 × 3 × 50", "float16", "0.0003"],
+        ["logits", "", "batch pos d_vocab_out", "1 × 3 × 50", "float16", "0.0003"],
     ]
     assert "abc" in card.text and "3 sites" in card.text
 

@@ -24,7 +24,7 @@ def rec():
 )
 def test_every_number_of_a_site_stands_where_its_dims_say(rec, site):
     table = rec.to_dataframe(site)
-    dims = ("batch", "pos", "d_vocab") if site == "logits" else site_dims(site)
+    dims = ("batch", "pos", "d_vocab_out") if site == "logits" else site_dims(site)
     assert [name for name in table.columns if name not in ("layer", "token")] == [*dims, "value"]
     in_block = "layer" in table
     assert in_block == (site not in ("embed", "logits"))

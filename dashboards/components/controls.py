@@ -31,7 +31,7 @@ class Selection:
     """What is looked at."""
 
     model_name: str
-    """As `load_model` of `state.models` takes it."""
+    """The model's name, as `load_model` of `state.models` takes it."""
     model: probe.GPT
     prompt: str
     document_start: bool
@@ -119,7 +119,7 @@ def choose() -> Selection:
 
 
 def address(page: str, parameters: Mapping[str, object]) -> str:
-    """Of a page by its name, with its widgets set; the first page has no name in the URL."""
+    """Address of a page by its name, with its widgets set; the first page has no name in the URL."""
     return f"/{'' if page == 'heads' else page}?{urlencode(parameters, doseq=True)}"
 
 

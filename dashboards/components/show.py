@@ -72,7 +72,7 @@ class Tabled(Result):
     manifest: Mapping[str, Any]
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """As it was put."""
+        """The table as the page made it."""
         return self.table
 
 

@@ -32,11 +32,11 @@ class PairsInSpace:
     chosen: Selection
     kind: Kind
     given: probe.WordPairs
-    """As they are written in the list."""
+    """The pairs as they are written in the list."""
 
     @property
     def pairs(self) -> probe.WordPairs:
-        """As this space writes them: GloVe has lower case only."""
+        """The pairs as this space writes them: GloVe has lower case only."""
         return self.given.lower() if self.kind == "static" else self.given
 
     @property

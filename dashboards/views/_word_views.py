@@ -185,6 +185,6 @@ def _has_vocabulary(asked: PairsInSpace) -> bool:
 
 
 def _columns(n: int) -> Iterable[DeltaGenerator]:
-    """As many columns, at most four beside one another."""
+    """n columns, at most four beside one another."""
     for begin in range(0, n, 4):
         yield from st.columns(min(4, n))[: n - begin]

@@ -14,7 +14,7 @@ HOLDS = {
     "yes": ":material/check_circle: it holds here",
     "partly": ":material/contrast: partly",
     "no": ":material/cancel: not here",
-    "later": ":material/schedule: nothing to try",
+    "not tried": ":material/remove_circle: not tried",
 }
 NAMES = {
     "Heads": "heads", "Generation": "generation", "Ablation": "ablation", "Logit lens": "lens",

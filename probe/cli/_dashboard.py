@@ -23,7 +23,7 @@ SETTINGS = {
     "theme.light.primaryColor": "#2166ac",  # the blue of the figures; Streamlit's own is a red that warns
     "theme.dark.primaryColor": "#7db7de",
 }
-"""Of Streamlit."""
+"""Settings of Streamlit."""
 
 
 def dashboard(
@@ -81,7 +81,7 @@ def find_folder(name: str) -> Path:
 
 
 def _checked(name: str) -> str:
-    """As an absolute path, where it is one: the app may run in another folder."""
+    """A model's name; a path is made absolute, since the app may run in another folder."""
     from probe.catalogue import known_models
 
     if Path(name).exists():

@@ -18,7 +18,7 @@ class Kind:
     meaning: str
     dims: tuple[str, ...]
     shape: tuple[int, ...]
-    """Of each; all layers alike."""
+    """Shape of each value; all layers alike."""
     layers: str
     """'0-3,7', or '' outside the layers."""
     count: int
@@ -38,7 +38,7 @@ def _kind(plan: RecordingPlan, short: str, names: Sequence[str]) -> Kind:
     return Kind(
         short=short,
         meaning=LOGITS if short == "logits" else describe_site(short).meaning,
-        dims=("batch", "pos", "d_vocab") if short == "logits" else site_dims(short),
+        dims=("batch", "pos", "d_vocab_out") if short == "logits" else site_dims(short),
         shape=plan.shapes[names[0]],
         layers=spans(layers),
         count=len(names),

@@ -23,7 +23,7 @@ PROMPT = "When Mary and John went to the store, John gave a drink to"
 WATCHED = (" Mary", " John")
 """What to follow in this prompt; in another, the likeliest candidates."""
 SITES = ("q", "k", "v", "attn_scores", "pattern")
-"""Beside the residual stream."""
+"""Sites recorded beside the residual stream."""
 MOST_BYTES = 2_000_000_000
 """A tour that would keep more is refused: its page could not be read anyway."""
 HEADS_SHOWN = 6
@@ -64,7 +64,7 @@ class Tour:
     focus: HeadFocus | None
     """None: the prompt has one token, which can look at itself only."""
     patterns: list[HeadPattern]
-    """Of the most telling heads."""
+    """Patterns of the most telling heads."""
     look: HeadLook | None
     """One of these heads in detail."""
     costs: Costs
@@ -194,7 +194,7 @@ def _description(model: GPT) -> str | None:
 
 
 def _look(recording: Recording, chosen: Sequence[tuple[int, int]]) -> HeadLook | None:
-    """Of the chosen heads the strongest that looks at another token than itself; else the first."""
+    """The strongest of the chosen heads that looks at another token than itself; else the strongest."""
     looks = [read_look(recording, layer, head) for layer, head in chosen]
     elsewhere = [look for look in looks if int(look.weights[1:].argmax()) + 1 != look.query_pos]
     return next(iter([*elsewhere, *looks]), None)

@@ -48,13 +48,13 @@ def noise_lines(evidence: GridEvidence | None, unit: str, *, shown_as: str = "ha
 
 
 def prompts_line(found: Measured, *, of: str = "prompt") -> str:
-    """On how much this rests."""
+    """How many prompts a figure rests on."""
     n = found.effects.shape[1]
     return f"{n} {of}{'' if n == 1 else 's'}" + ("" if found.complete else " (interrupted: the others are missing)")
 
 
 def titled_below(figure: go.Figure, look: Theme, title: str, lines: Sequence[str], *, height: int) -> go.Figure:
-    """As `titled`, with lines broken so that two figures can stand side by side; `height` is without them."""
+    """A figure `titled`, its lines broken so that two can stand side by side; `height` is without them."""
     broken = [part for line in lines for part in textwrap.wrap(line, _LONGEST)]
     return titled(figure, look, title, *broken, height=height + 17 * len(broken))
 

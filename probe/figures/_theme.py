@@ -29,22 +29,22 @@ class Theme:
 
     background: str
     panel: str
-    """Behind the data: what a masked cell shows."""
+    """Colour behind the data: what a masked cell shows."""
     text: str
     muted: str
-    """Secondary text."""
+    """Colour of secondary text."""
     grid: str
     sequential: tuple[str, ...]
-    """Unsigned values, from zero up: probabilities, weights, data."""
+    """Scale of unsigned values, from zero up: probabilities, weights, data."""
     diverging: tuple[str, ...]
-    """Signed values, centred at zero: brown lowers, blue raises."""
+    """Scale of signed values, centred at zero: brown lowers, blue raises."""
     raises: str
     lowers: str
-    """Bars of signed values."""
+    """Colours of bars of signed values."""
     lines: tuple[str, ...]
-    """Kinds told apart by colour (and by dashes); safe for colour-blind readers. Source: Okabe and Ito (2008)."""
+    """Colours of kinds (told apart by dashes too); safe for colour-blind readers. Source: Okabe and Ito (2008)."""
     shade: str
-    """A region that is marked as doubtful."""
+    """Colour of a region that is marked as doubtful."""
 
 
 THEMES: dict[str, Theme] = {

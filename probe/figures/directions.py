@@ -21,7 +21,7 @@ NULLS = {
 }
 """The kinds of random directions, in plain words."""
 ROWS = ("negative", "positive")
-"""Of a projection strip, from below."""
+"""Rows of a projection strip, from below."""
 SYMBOLS = ("diamond", "circle")
 
 
@@ -209,7 +209,7 @@ def pair_differences(evaluation: Evaluation, *, most: int = 40, theme: ThemeName
 
 
 def _differences(evaluation: Evaluation) -> tuple[list[float], bool]:
-    """Of each pair scored, and whether they are those of `left_out`: the numbers behind `evaluation.opposite`."""
+    """Difference of each pair scored, and whether these are `left_out`: the numbers behind `evaluation.opposite`."""
     fitted = [tuple(pair) for pair in evaluation.manifest["method_arguments"]["pairs"]]
     if evaluation.selectivity is None and fitted == list(evaluation.words):
         return evaluation.left_out.tolist(), True

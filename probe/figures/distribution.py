@@ -40,7 +40,7 @@ def next_token_bars(distribution: NextTokens, *, theme: ThemeName = "light") -> 
 
 
 def next_token_change(before: NextTokens, after: NextTokens, *, theme: ThemeName = "light") -> go.Figure:
-    """The same tokens in two runs, two bars each; those that are likeliest in either stand at the top.
+    """Probabilities of the same tokens in two runs, two bars each; the likeliest in either stand at the top.
 
     Raises:
         BadShape: the two list different tokens; `next_tokens(..., tokens=...)` lists the same.

@@ -14,7 +14,7 @@ from probe.tasks import Task, check_tokens
 
 @dataclass(frozen=True)
 class Asked:
-    """Read and checked."""
+    """What a call is about, read and checked."""
 
     batch: PromptBatch
     corrupted: PromptBatch | None
@@ -75,7 +75,7 @@ def _read_groups(groups: Groups) -> dict[str, list[int]]:
 
 
 def groups_of(groups: Groups, reached: list[bool]) -> Groups:
-    """Those of the prompts that were reached."""
+    """The groups of the prompts that were reached."""
     return {
         kind: [one for one, is_in in zip(members, reached, strict=True) if is_in] for kind, members in groups.items()
     }

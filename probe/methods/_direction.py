@@ -28,7 +28,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """In words."""
+        """What the source is called in results."""
         ...
 
     @property
@@ -58,7 +58,7 @@ class Source(Protocol):
         ...
 
     def twin(self, seed: int = 0) -> "Source":
-        """The same before any learning."""
+        """This source before any learning: what evaluations compare it with."""
         ...
 
 
@@ -72,16 +72,16 @@ class Pairs:
     """Missing words, with the reason; their pairs were left out."""
     positive: Float[Tensor, "pair d"]
     negative: Float[Tensor, "pair d"]
-    """float64."""
+    """Vectors of either side; float64."""
 
     @property
     def difference(self) -> Float[Tensor, "pair d"]:
-        """Positive minus negative."""
+        """Each pair's positive vector minus its negative one."""
         return self.positive - self.negative
 
     @property
     def middle(self) -> Float[Tensor, "pair d"]:
-        """Half way between the two."""
+        """The point half way between the two words of each pair."""
         return (self.positive + self.negative) / 2
 
     def __len__(self) -> int:
@@ -151,7 +151,7 @@ class Direction(Result):
     source: Source
     estimator: Estimator
     vector: Float[Tensor, " d"]
-    """Of length one, towards the positive words."""
+    """Unit vector towards the positive words."""
     difference: Float[Tensor, " d"]
     """The mean of positive minus negative vectors as they are: for one pair, cats - cat itself."""
     gap: float
@@ -212,13 +212,13 @@ class Projections(Result):
     """Raw dot product with the difference as it is, which is what the visual introductions show."""
     cosine: Float[Tensor, " word"]
     chance_dot: Float[Tensor, " word"]
-    """Of 95 % of random directions as long as the difference, the word's dot product is no further from zero."""
+    """How far from zero the word's dot product is at most with 95 % of random directions as long as the difference."""
     chance_cosine: float
-    """Likewise of any word's cosine with them."""
+    """How far from zero any word's cosine is at most with 95 % of random directions."""
     manifest: Mapping[str, Any]
 
     def summary(self) -> Summary:
-        """The two ends."""
+        """The lowest word and the highest."""
         order = self.along.argsort(descending=True).tolist()
         low, high = (f"{self.words[at]} {float(self.along[at]):+.3g}" for at in (order[-1], order[0]))
         return Summary(
@@ -267,7 +267,7 @@ def _mean_difference(positive: Tensor, negative: Tensor, signs: Tensor) -> Tenso
 
 
 def _pca(positive: Tensor, negative: Tensor, signs: Tensor) -> Tensor:
-    """Of all words, each pair centred on its midpoint. Swapping changes which end is the positive one, no more."""
+    """Principal direction of the words, each pair centred on its midpoint. Swapping pairs turns it round, no more."""
     difference = positive - negative
     axis = principal_direction(difference)
     towards = signs @ (difference @ axis)

@@ -13,7 +13,7 @@ from probe.methods._direction import Estimator, Pairs, fit_many, fit_one
 from probe.statistics import Estimate, auroc, bootstrap_share, paired_accuracy
 
 FOLDS = 10
-"""Of cross-validation; fewer pairs than that are left out one by one."""
+"""Folds of cross-validation; of fewer pairs each is left out by itself."""
 FEWEST = 4
 """Pairs that a direction can be judged by."""
 N_UNRELATED = 300
@@ -100,12 +100,12 @@ def left_out_differences(estimator: Estimator, pairs: Pairs) -> Float[Tensor, " 
 
 
 def auroc_estimate(positive: Float[Tensor, " pair"], negative: Float[Tensor, " pair"], seed: int) -> Estimate:
-    """With its interval over pairs; the directions are not fitted again."""
+    """AUROC with its interval over pairs; the directions are not fitted again."""
     return bootstrap_share(lambda draws: auroc(positive[draws], negative[draws]), len(positive), seed=seed)
 
 
 def accuracy_estimate(positive: Float[Tensor, " pair"], negative: Float[Tensor, " pair"], seed: int) -> Estimate:
-    """Likewise."""
+    """Paired accuracy with its interval over pairs; the directions are not fitted again."""
     return bootstrap_share(lambda draws: paired_accuracy(positive[draws], negative[draws]), len(positive), seed=seed)
 
 

@@ -36,9 +36,9 @@ class Cell(NamedTuple):
     site: str
     layer: int
     head: int | None
-    """None: all of the site."""
+    """The head that is patched. None: all of the site."""
     position: int | None
-    """None: all that were chosen."""
+    """The position that is patched. None: all that were chosen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Pairs:
     direction: Direction
     metric: Metric
     measures: tuple[Measure, Measure]
-    """Of the prompts that are patched, and of those that the values come from."""
+    """The metric on the prompts that are patched, and on those that the values come from."""
     groups: Groups
     memory: int
 
@@ -67,7 +67,7 @@ class Pairs:
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """Of the first clean prompt."""
+        """The tokens of the first clean prompt, as text."""
         return tuple(str_tokens(self.model.tokenizer, self.clean.ids[0]))
 
     def manifest(self, method: str, **arguments: Any) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Part(NamedTuple):
 
     layer: int
     site: str
-    """Short name."""
+    """Short name of the site."""
     index: int | None = None
     """A head (of keys and values: their own) or a neuron. None: all of the site."""
 
@@ -50,12 +50,12 @@ class Row(NamedTuple):
     """One rerun."""
 
     prompt: int
-    """Of the block."""
+    """The prompt's number in its block."""
     source: int
     """Which of the table's sources its new values come from."""
     parts: tuple[Part, ...]
     positions: tuple[int, ...]
-    """Where they are replaced."""
+    """Positions at which the parts are replaced."""
     unit: int = 0
     """The caller's number for what is replaced."""
 
@@ -120,8 +120,8 @@ class RecordedRun:
         return self._read(self.model.ln_final(resid), chunk.prompts)[chunk.back]
 
     def direct_logits(self, rows: Sequence[Row], table: Table) -> Float[Tensor, "row kept token"]:
-        """The same if nothing after a part noticed its change: what it writes to the stream goes straight to the
-        logits, through the final norm's recorded scale."""
+        """What the metric reads if nothing after a part noticed its change: what the part writes to the stream goes
+        straight to the logits, through the final norm's recorded scale."""
         chunk = _Chunk(rows, max(self.batch.lengths), self.model, begin=0)
         kept = self.kept[chunk.prompts]
         changed = self.final.new_zeros(*kept.shape, self.model.config.d_model)

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     import pandas
 
 MEMORY = 1_000_000_000
-"""Bytes, where nothing else is said."""
+"""Bytes that a sweep may take, where nothing else is said."""
 _TOKENS_AT_ONCE = 2048
-"""Of one batch on a CPU: more tokens are not faster there."""
+"""Tokens of one batch on a CPU: more are not faster there."""
 _PROMPTS_AT_ONCE = 16
-"""Of one block: prompts whose rows share batches."""
+"""Prompts of one block, whose rows share batches."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SweepPlan(Shown):
     """Expected, from the speed of one of the model's own products just now; good to a factor of about two."""
 
     def summary(self) -> Summary:
-        """As `print` says it."""
+        """The plan in a line, as `print` shows it."""
         return Summary(str(self))
 
     def to_dataframe(self) -> "pandas.DataFrame":

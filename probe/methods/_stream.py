@@ -20,8 +20,8 @@ from probe.sites import RESIDUAL, describe_site, find_sites, full_name, residual
 
 LOGITS_AT_ONCE = 2**23
 """Logits held at a time (32 MB in float32), or those of one position at every place if that is more: so
-(place, batch, pos, d_vocab) never exists. With more, the allocator fetches fresh pages for every tensor and gives them
-back, which took half of the time; with fewer, the product with W_U waits for memory."""
+(place, batch, pos, d_vocab_out) never exists. With more, the allocator fetches fresh pages for every tensor and gives
+them back, which took half of the time; with fewer, the product with W_U waits for memory."""
 
 
 @runtime_checkable
@@ -47,10 +47,10 @@ class Piece:
     prompt: Int[Tensor, " row"]
     column: Int[Tensor, " row"]
     """Where each row stands among the kept positions of its prompt."""
-    places: Float[Tensor, "place row d_vocab"]
+    places: Float[Tensor, "place row d_vocab_out"]
     """Log-probabilities (nats)."""
-    final: Float[Tensor, "row d_vocab"]
-    """The model's own, at the end."""
+    final: Float[Tensor, "row d_vocab_out"]
+    """The model's own log-probabilities, at the end (nats)."""
 
 
 def stream_places(config: GPTConfig) -> list[str]:
@@ -161,10 +161,10 @@ class Gathered:
         return table
 
 
-def uniform_divergence(final: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
-    """KL(final || uniform) = log d_vocab - entropy, in nats: what knowing nothing would lose."""
+def uniform_divergence(final: Float[Tensor, "row d_vocab_out"]) -> Float[Tensor, " row"]:
+    """KL(final || uniform) = log d_vocab_out - entropy, in nats: what knowing nothing would lose."""
     return math.log(final.shape[-1]) - entropy_of(final)
 
 
-def _log_probs(model: GPT, resids: Sequence[Float[Tensor, "row d_model"]]) -> Float[Tensor, "place row d_vocab"]:
+def _log_probs(model: GPT, resids: Sequence[Float[Tensor, "row d_model"]]) -> Float[Tensor, "place row d_vocab_out"]:
     return log_probs_of(model.read_out(torch.stack(list(resids))))

@@ -35,16 +35,16 @@ class Setting:
     asked: Asked
     value: Value
     positions: str
-    """Where, in words."""
+    """Where values are replaced, in words."""
     edited: Sequence[tuple[int, ...]]
-    """The same for each prompt."""
+    """The positions of each prompt at which values are replaced."""
     reference: PromptBatch | None
     n_draws: int
     memory: int
     seed: int
 
     def arguments(self) -> dict[str, Any]:
-        """For manifests."""
+        """The arguments as JSON values, for manifests."""
         return {
             "metric": self.asked.metric.name, "metric_arguments": dict(self.asked.metric.arguments),
             "unit": self.asked.metric.unit, "value": self.value,
@@ -79,20 +79,20 @@ class Swept:
 
     clean: Float[Tensor, " prompt"]
     total: Float[Tensor, "unit prompt draw"]
-    """Edited minus clean."""
+    """Effect on the metric: edited minus clean."""
     direct: Float[Tensor, "unit prompt draw"]
-    """The same through the unit's own path to the logits alone."""
+    """Effect through the unit's own path to the logits alone: edited minus clean."""
     groups: Groups
     complete: bool
 
     @property
     def effects(self) -> Float[Tensor, "unit prompt"]:
-        """Total, mean over draws."""
+        """Total effect, mean over draws."""
         return self.total.mean(-1)
 
     @property
     def spread(self) -> Float[Tensor, "unit prompt"]:
-        """Standard deviation over draws; zero where there is one."""
+        """Standard deviation of the total effect over draws; zero where there is one."""
         return self.total.std(-1) if self.total.shape[-1] > 1 else torch.zeros(self.total.shape[:2])
 
 

@@ -36,7 +36,7 @@ class Unit:
 
     @property
     def layer(self) -> int | None:
-        """None where it reaches over several."""
+        """The layer that it is in; None where it reaches over several."""
         layers = {part.layer for part in self.parts}
         return layers.pop() if len(layers) == 1 else None
 

@@ -53,7 +53,7 @@ def sample_batch(model: GPT, rows: int, length: int, *, seed: int) -> Int[Tensor
 
 
 def _ids_of(model: GPT, text: str | Sequence[int]) -> list[int]:
-    """Of one text, however long: windows are cut from it, so the context is no limit."""
+    """Token ids of one text, however long: windows are cut from it, so the context is no limit."""
     if not isinstance(text, str):
         ids = list(several("token ids", text))
         for start in range(0, len(ids), model.config.n_ctx):

@@ -51,27 +51,27 @@ class AblationSweep(Result):
     replaced_by: str
     """What stands in a unit's place, in words."""
     positions: str
-    """Where: 'after the first', 'all', or the positions."""
+    """Where units are replaced: 'after the first', 'all', or the positions."""
     metric: str
-    """Its name: "' Mary' - ' John'"."""
+    """Name of the metric: "' Mary' - ' John'"."""
     unit: str
-    """Of the metric, and so of every effect."""
+    """Unit of the metric, and so of every effect."""
     signed: bool
     """Whether effects can go either way."""
     clean: Float[Tensor, " prompt"]
     """The metric with nothing taken out."""
     effects: Float[Tensor, "unit prompt"]
-    """Total: edited minus clean; a mean over draws where there are several."""
+    """Total effect: edited minus clean; a mean over draws where there are several."""
     direct: Float[Tensor, "unit prompt"]
-    """The same through the unit's own path to the logits alone."""
+    """Direct effect: edited minus clean through the unit's own path to the logits alone."""
     spread: Float[Tensor, "unit prompt"]
-    """Standard deviation over draws; zero where there is one."""
+    """Standard deviation of the total effect over draws; zero where there is one."""
     groups: Groups
     """Which prompts hang together, by kind."""
     smallest_effect: float
     """A mean effect below this is not worth naming."""
     twin: "AblationSweep | None"
-    """The same on an untrained model, where asked for."""
+    """This sweep on the untrained twin, where asked for."""
     complete: bool
     """False: interrupted; the prompts that were not reached are left out."""
     seed: int
@@ -79,7 +79,7 @@ class AblationSweep(Result):
 
     @property
     def indirect(self) -> Float[Tensor, "unit prompt"]:
-        """Total minus direct."""
+        """Indirect effect: total minus direct."""
         return self.effects - self.direct
 
     @functools.cached_property
@@ -181,7 +181,7 @@ def ablation_sweep(
 
     Args:
         prompts: or a task (`probe.load_task`), which brings its metric and groups.
-        metric: `probe.logit_difference(...)` and the like, or a function of logits (row, 1, d_vocab) after the last
+        metric: `probe.logit_difference(...)` and the like, or a function of logits (row, 1, d_vocab_out) after the last
             token. None: the task's.
         units: "heads", "MLPs", "layers", "neurons" (of the one layer in `layers`), or a list: heads as (layer, head),
             anything else by its name ("MLP 3", "layer 3", "neuron 3.120"), and lists of these, taken out together.

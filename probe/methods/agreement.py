@@ -48,20 +48,20 @@ class Agreement(Result):
     metric: str
     unit: str
     smallest_effect: float
-    """The larger of the two."""
+    """The larger of the two sweeps' smallest effects worth naming."""
     above: Bool[Tensor, " unit"]
-    """Units with an effect of at least that, either way or in either."""
+    """Units whose effect is at least that size, up or down, in either sweep."""
     k: int
     shared: tuple[str, ...]
     """Units among the k largest, by size, of both."""
     pearson: float
-    """Over the units `above`; NaN where fewer than three are."""
+    """Pearson correlation over the units `above`; NaN where fewer than three are."""
     spearman: float
-    """Over all units; mostly noise where most do nothing."""
+    """Spearman correlation over all units; mostly noise where most do nothing."""
     manifest: Mapping[str, Any]
 
     def verdict(self) -> str:
-        """The three numbers in a sentence."""
+        """What the correlations and the shared units say, in a sentence."""
         n = int(self.above.sum())
         linear = (
             f"correlation {self.pearson:.2f} over the {n}"
@@ -76,7 +76,7 @@ class Agreement(Result):
         )
 
     def summary(self) -> Summary:
-        """Three numbers; `verdict()` says them in a sentence."""
+        """Both correlations and the shared units; `verdict()` says them in a sentence."""
         return Summary(
             f"{len(self.units)} units, by {self.metric}: {self.names[0]} against {self.names[1]}",
             {

@@ -41,14 +41,14 @@ class Neighbours(Result):
     queries: tuple[str, ...]
     """The words asked for; 'vector 0' and so on for vectors."""
     words: tuple[tuple[str, ...], ...]
-    """Of each query."""
+    """The k nearest words of each query, nearest first."""
     scores: Float[Tensor, "query k"]
-    """Cosine, or raw dot product."""
+    """Cosine or raw dot product of each word with its query."""
     measure: Measure
     manifest: Mapping[str, Any]
 
     def summary(self) -> Summary:
-        """The first few of each query."""
+        """The first few neighbours of each query."""
         nearest = {query: ", ".join(words[:5]) for query, words in zip(self.queries[:4], self.words, strict=False)}
         return Summary(
             f"{count(len(self.queries), 'query', 'queries')} by {self.measure}", nearest, source_of(self.manifest)
@@ -97,7 +97,7 @@ class Analogy(Result):
     """The candidates for one analogy, best first."""
 
     question: str
-    """'king - man + woman'."""
+    """The question as a sum: 'king - man + woman'."""
     words: tuple[str, ...]
     scores: Float[Tensor, " k"]
     """Cosine with the sum (3CosAdd), or the product of similarities (3CosMul)."""
@@ -106,12 +106,12 @@ class Analogy(Result):
     """Whether the question's own words could be answers."""
     expected: str | None
     rank: int | None
-    """Of the expected word, 1 for the first; None if no word was expected."""
+    """Rank of the expected word, 1 for the first; None if no word was expected."""
     n_candidates: int
     manifest: Mapping[str, Any]
 
     def summary(self) -> Summary:
-        """The first answers."""
+        """The best answers."""
         expected = {} if self.expected is None else {f"rank of {self.expected}": self.rank}
         return Summary(
             f"{self.question} ({self.method}; its own words {'kept' if self.keep_inputs else 'dropped'})",
@@ -176,7 +176,7 @@ def solve_analogy(
 
 
 Questions = Mapping[str, Iterable[tuple[str, str, str, str]]]
-"""By section: (a, b, c, expected), read as "a is to b as c is to expected"."""
+"""Analogy questions by section: (a, b, c, expected), read as "a is to b as c is to expected"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +184,7 @@ class AnalogyScores(Result):
     """Analogy questions, answered one by one."""
 
     sections: tuple[str, ...]
-    """Of each question that was answered."""
+    """The section of each question that was answered."""
     questions: tuple[tuple[str, str, str, str], ...]
     answers: tuple[str, ...]
     correct: tuple[bool, ...]
@@ -194,11 +194,11 @@ class AnalogyScores(Result):
 
     @property
     def accuracy(self) -> float:
-        """Of those answered; NaN if none was."""
+        """Share of the answered questions whose answer is right; NaN if none was answered."""
         return sum(self.correct) / len(self.correct) if self.correct else float("nan")
 
     def summary(self) -> Summary:
-        """How many are right."""
+        """How many answers are right."""
         return Summary(
             f"{count(len(self.questions), 'question')} answered, {len(self.skipped):,} skipped",
             {"right": f"{sum(self.correct):,}", "accuracy": self.accuracy}, source_of(self.manifest),

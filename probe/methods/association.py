@@ -36,13 +36,13 @@ class Association(Result):
     words: tuple[str, ...]
     """Targets of the first set, then of the second."""
     associations: Float[Tensor, " word"]
-    """Of each target: mean cosine with the first attributes minus mean cosine with the second."""
+    """Mean cosine of each target with the first attributes minus that with the second."""
     n_first: int
     """Targets in the first set."""
     statistic: float
     """Mean association of the first set minus that of the second."""
     effect_size: float
-    """In standard deviations of all associations, -2 to 2."""
+    """Difference of the two sets' mean associations in standard deviations of all of them, -2 to 2."""
     p: float
     """The share of ways to divide the targets into two sets of these sizes that reach the statistic (one-sided)."""
     exact: bool
@@ -51,7 +51,7 @@ class Association(Result):
     manifest: Mapping[str, Any]
 
     def summary(self) -> Summary:
-        """The test."""
+        """What the test says."""
         return Summary(
             f"{self.n_first} and {len(self.words) - self.n_first} words",
             {"effect size": self.effect_size, "p": self.p, "smallest possible": self.smallest_p}, self.source,

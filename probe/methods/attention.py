@@ -39,7 +39,7 @@ class HeadFocus(Result):
     weight: Float[Tensor, "layer head batch"]
     """The largest attention weight on any token but the first, 0 to 1."""
     looks_at: Int[Tensor, "layer head batch"]
-    """The position of that token."""
+    """The position of the token with this weight."""
     share_on_first: Float[Tensor, "layer head batch"]
     """The attention weight on position 0, 0 to 1."""
     manifest: Mapping[str, Any]
@@ -115,7 +115,7 @@ class HeadPattern(LongResult):
 
     @property
     def n_rows(self) -> int:
-        """Of the table."""
+        """How many rows the table has."""
         return len(self.str_tokens) * (len(self.str_tokens) + 1) // 2
 
     def summary(self) -> Summary:
@@ -165,7 +165,7 @@ class HeadLook(Result):
     """Where the numbers come from."""
 
     def summary(self) -> Summary:
-        """What it looks at most."""
+        """What the head looks at most from there."""
         order = self.weights.argsort(descending=True, stable=True)[:3].tolist()
         return Summary(
             f"head {self.layer}.{self.head} at {self.str_tokens[-1]!r} ({self.query_pos})",
@@ -201,17 +201,17 @@ class HeadPair(Result):
     terms: Float[Tensor, " d_head"]
     """query * key * scale, dimension by dimension: they sum to the score, before a soft cap where a model has one."""
     score: float
-    """Before the mask, after a soft cap."""
+    """query . key, scaled: before the mask, after a soft cap where a model has one."""
     masked: bool
     """Whether the mask hides this key: it comes after the query, or lies outside the layer's window."""
     weight: float
-    """After the softmax over all keys that the query sees; 0 where masked."""
+    """Attention weight: after the softmax over all keys that the query sees; 0 where masked."""
     str_tokens: tuple[str, str]
     """The texts of the one that looks and the one looked at."""
     manifest: Mapping[str, Any]
 
     def summary(self) -> Summary:
-        """Score and weight."""
+        """The score and the attention weight."""
         query, key = self.str_tokens
         return Summary(
             f"head {self.layer}.{self.head}, {query!r} ({self.query_pos}) looking at {key!r} ({self.key_pos})",
@@ -233,11 +233,11 @@ class SimilarHeads(Result):
     layer: int
     head: int
     cosine: Float[Tensor, "layer head"]
-    """Of the weights on all tokens but position 0, every row made to sum to 1; -1 to 1, and here 0 to 1."""
+    """Cosine with the head's weights on all tokens but position 0, every row made to sum to 1; here 0 to 1."""
     manifest: Mapping[str, Any]
 
     def summary(self) -> Summary:
-        """The most similar."""
+        """The most similar heads."""
         best = ", ".join(f"{layer}.{head} {cosine:.2f}" for layer, head, cosine in self.top(4))
         return Summary(
             f"patterns like that of head {self.layer}.{self.head}", {"nearest": best}, self.manifest["model"]

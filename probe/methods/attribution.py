@@ -61,7 +61,7 @@ class LogitAttribution(LongResult):
     """A logit, or a difference of two, of each prompt as a sum of parts. Everything is in logits."""
 
     parts: tuple[Part, ...]
-    """In the order of the pass."""
+    """The summands, in the order of the pass."""
     contributions: Float[Tensor, "part batch"]
     logit: Float[Tensor, " batch"]
     """What the model said: the logit of `tokens`, minus that of `against` if given. Where a model caps its logits, as
@@ -73,7 +73,7 @@ class LogitAttribution(LongResult):
     positions: Int[Tensor, " batch"]
     """The position in each prompt whose prediction is taken apart."""
     neurons: Int[Tensor, "layer batch neuron"]
-    """Of each MLP the neurons that contribute most, by size; parts of their MLP, not further summands."""
+    """The neurons of each MLP that contribute most, by size; parts of their MLP, not further summands."""
     neuron_contributions: Float[Tensor, "layer batch neuron"]
     str_tokens: list[list[str]]
     """The text of each token of each prompt."""
@@ -89,17 +89,17 @@ class LogitAttribution(LongResult):
 
     @property
     def error(self) -> Float[Tensor, " batch"]:
-        """How far the sum is from the logit."""
+        """How far the sum of all parts is from the logit (logits)."""
         return (self.total - self.logit).abs()
 
     @property
     def mean(self) -> Float[Tensor, " part"]:
-        """Of each part over the prompts."""
+        """Mean contribution of each part over prompts (logits)."""
         return self.contributions.mean(-1)
 
     @property
     def standard_error(self) -> Float[Tensor, " part"]:
-        """Of that mean; NaN for a single prompt."""
+        """Standard error of the mean over prompts (logits); NaN for one prompt."""
         n = self.contributions.shape[-1]
         if n == 1:
             return torch.full_like(self.mean, torch.nan)
@@ -117,7 +117,7 @@ class LogitAttribution(LongResult):
 
     @property
     def n_rows(self) -> int:
-        """Of the table."""
+        """How many rows the table has."""
         return self.contributions.numel() + self.neurons.numel()
 
     def summary(self) -> Summary:
@@ -267,8 +267,8 @@ def _one_each(model: GPT, what: str, given: str | int | Sequence[str | int], bat
     return torch.tensor(ids)
 
 
-def _logits(model: GPT, recording: Recording, places: tuple[Tensor, Tensor]) -> Float[Tensor, "batch d_vocab"]:
-    """As the model gave them, or as they were before it capped them."""
+def _logits(model: GPT, recording: Recording, places: tuple[Tensor, Tensor]) -> Float[Tensor, "batch d_vocab_out"]:
+    """Logits at these places, as they were before the model capped them, where it does."""
     if model.config.logit_soft_cap is None:
         return recording["logits"][places]
     with torch.no_grad():
@@ -277,7 +277,7 @@ def _logits(model: GPT, recording: Recording, places: tuple[Tensor, Tensor]) -> 
         return affine(model.ln_final.stretch(normalized), model.W_U, b_U)  # type: ignore[operator]
 
 
-def _chosen(logits: Float[Tensor, "batch d_vocab"], tokens: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+def _chosen(logits: Float[Tensor, "batch d_vocab_out"], tokens: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     return logits.gather(-1, tokens.to(logits.device)[:, None])[:, 0]
 
 

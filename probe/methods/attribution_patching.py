@@ -61,7 +61,7 @@ class AttributionPatching(Result):
     sampled: Int[Tensor, " drawn"]
     """A random sample of the others."""
     exact: Float[Tensor, "verified prompt"]
-    """What patching these does: first the largest, then the sampled."""
+    """What patching the checked places does: first the largest, then the sampled."""
     tokens: tuple[str, ...]
     seed: int
     manifest: Mapping[str, Any]
@@ -198,7 +198,7 @@ def attribution_patching(
 def _estimates(
     pairs: Pairs, row: int, cells: Sequence[Cell], where: Sequence[Sequence[tuple[int, ...]]]
 ) -> Float[Tensor, " cell"]:
-    """Of one pair: gradient of the metric in the run that is patched, times how far each place would move."""
+    """Effects on one pair by the gradient: of the metric in the run that is patched, times how far each place moves."""
     model, measure = pairs.model, pairs.measures[0]
     names = list(dict.fromkeys(full_name(model.config, cell.site, cell.layer) for cell in cells))
     base = record(model, [list(pairs.base.ids[row])], sites=names, grad=True)

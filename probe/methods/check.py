@@ -47,7 +47,7 @@ class CheckedIdentity:
 
     @property
     def passed(self) -> bool:
-        """NaN fails."""
+        """Whether the difference is within the tolerance; NaN is not."""
         return self.measured <= self.tolerance
 
 
@@ -68,7 +68,7 @@ class CheckReport(Shown):
         return all(row.passed for row in self.rows)
 
     def summary(self) -> Summary:
-        """How many hold."""
+        """How many identities hold."""
         failed = [row.identity for row in self.rows if not row.passed]
         facts = {"do not hold": "; ".join(failed)} if failed else {}
         return Summary(f"{len(self.rows) - len(failed)} of {len(self.rows)} identities hold", facts, self.model)

@@ -51,16 +51,20 @@ class CircuitScore(Result):
 
     circuit: tuple[Head, ...]
     n_heads: int
-    """Of the model."""
+    """Heads of the model."""
     replaced_by: str
     """What stands in the place of heads that are left out, in words."""
     positions: str
     metric: str
     unit: str
     full: Float[Tensor, " prompt"]
+    """The metric with all heads."""
     none: Float[Tensor, " prompt"]
+    """The metric with every head replaced."""
     alone: Float[Tensor, " prompt"]
+    """The metric with the circuit alone."""
     without: Float[Tensor, " prompt"]
+    """The metric without the circuit."""
     random_alone: Float[Tensor, "draw prompt"]
     random_without: Float[Tensor, "draw prompt"]
     groups: Groups
@@ -71,22 +75,22 @@ class CircuitScore(Result):
 
     @functools.cached_property
     def faithfulness(self) -> Estimate:
-        """Of the circuit, with its interval over groups of prompts; of one prompt the interval is NaN."""
+        """(alone - none) / (full - none), a ratio of means; interval over groups of prompts, NaN for one prompt."""
         return self._share(self.alone - self.none)
 
     @functools.cached_property
     def completeness(self) -> Estimate:
-        """Likewise."""
+        """(full - without) / (full - none), a ratio of means; interval over groups of prompts, NaN for one prompt."""
         return self._share(self.full - self.without)
 
     @property
     def random_faithfulness(self) -> Float[Tensor, " draw"]:
-        """Of each random circuit."""
+        """Faithfulness of each random circuit."""
         return (self.random_alone - self.none).mean(1) / (self.full - self.none).mean()
 
     @property
     def random_completeness(self) -> Float[Tensor, " draw"]:
-        """Of each random circuit."""
+        """Completeness of each random circuit."""
         return (self.full - self.random_without).mean(1) / (self.full - self.none).mean()
 
     @property

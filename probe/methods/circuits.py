@@ -46,12 +46,12 @@ class FactoredMatrix(Shown):
 
     @property
     def product(self) -> Float[Tensor, "n m"]:
-        """Multiplied out."""
+        """The matrix multiplied out."""
         return self.left @ self.right
 
     @property
     def norm(self) -> float:
-        """Frobenius norm."""
+        """Its Frobenius norm."""
         return float(self._core().norm())
 
     @property
@@ -77,11 +77,11 @@ class TokenEffects(Result):
     layer: int
     head: int
     promoted: Int[Tensor, " top"]
-    """Ids, the most first."""
+    """Ids of the tokens that are raised, the most first."""
     promoted_by: Float[Tensor, " top"]
     suppressed: Int[Tensor, " top"]
     suppressed_by: Float[Tensor, " top"]
-    """Negative, the most first."""
+    """What is added to the logits of the tokens that are lowered: negative, the most first."""
     texts: Mapping[int, str]
     about: str
     """What was written: for which token, or after which."""
@@ -91,7 +91,7 @@ class TokenEffects(Result):
     manifest: Mapping[str, Any]
 
     def summary(self) -> Summary:
-        """The first of each."""
+        """The tokens that are raised most, and those that are lowered most."""
         up, down = ([self.texts[token] for token in ids[:4].tolist()] for ids in (self.promoted, self.suppressed))
         return Summary(
             f"what head {self.layer}.{self.head} writes {self.about}",
@@ -142,9 +142,9 @@ class CompositionScores(Result):
     into: Into
     """Into the queries, keys or values of the reading head."""
     values: Float[Tensor, "layer head read_layer read_head"]
-    """0 to 1, of the writing head and the reading one; NaN where the reading one is not later."""
+    """Score of the writing head and the reading one, 0 to 1; NaN where the reading one is not later."""
     chance: float
-    """Of matrices whose directions have nothing to do with each other: 1 / sqrt(d_model), in the mean of squares."""
+    """Score of matrices that have nothing to do with each other: 1 / sqrt(d_model), in the mean of squares."""
     manifest: Mapping[str, Any]
 
     def summary(self) -> Summary:
@@ -224,10 +224,10 @@ def ov_circuit(model: GPT, layer: int, head: int) -> FactoredMatrix:
 @checked
 @torch.no_grad()
 def copying_scores(model: GPT) -> CopyingScores:
-    """Of every head's full OV circuit, embedding to logits: sum of eigenvalues / sum of their absolute values.
+    """Sum of eigenvalues / sum of their absolute values, of every head's full OV circuit, from embedding to logits.
 
-    Embeddings are normalised as the norm would, gains folded in; the d_vocab x d_vocab matrix is never made: its
-    eigenvalues are those of a d_head x d_head one.
+    Embeddings are normalised as the norm would, gains folded in; the d_vocab_out x d_vocab_out matrix is never made:
+    its eigenvalues are those of a d_head x d_head one.
     """
     embedding = _normalised(model, _precise(model.token_vectors[: model.config.n_outputs]))
     between = model.logit_directions @ embedding  # (d_model, d_model), over all tokens that can be predicted
@@ -324,7 +324,7 @@ def head_writes(
 
 
 def _effects(
-    model: GPT, layer: int, head: int, logits: Float[Tensor, " d_vocab"], top: int, about: str, unit: str,
+    model: GPT, layer: int, head: int, logits: Float[Tensor, " d_vocab_out"], top: int, about: str, unit: str,
     manifest: Mapping,
 ) -> TokenEffects:  # fmt: skip
     if not 1 <= top <= len(logits):
@@ -370,7 +370,7 @@ def _written(model: GPT, layer: int, head: int) -> Float[Tensor, "d_head d_model
 
 
 def _normalised(model: GPT, stream: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-    """As the norm's scale would leave it; what it subtracts is folded into the weights."""
+    """The stream divided by its norm's scale; what the norm subtracts is folded into the weights."""
     if model.config.norm == "none":
         return stream
     centred = stream - stream.mean(-1, keepdim=True) if model.config.norm == "layer" else stream

@@ -155,7 +155,7 @@ class Evaluation(Result):
     """Out of sample: Cohen's d. 95 % interval over pairs."""
     in_sample_auroc: float
     in_sample_accuracy: float
-    """On the very pairs of the fit: what an honest report leaves out."""
+    """Share of pairs the right way round, on the very pairs of the fit: what an honest report leaves out."""
     p: float
     """Is the contrast encoded? The members of random pairs are swapped and everything is fitted again: the share of
     such arrangements whose AUROC reaches this one."""
@@ -175,7 +175,7 @@ class Evaluation(Result):
     agreement: Mapping[str, float]
     """Cosine with what each estimator makes of the same pairs."""
     left_out: Float[Tensor, " fitted"]
-    """Of each pair that was fitted on: its difference along the direction fitted without it."""
+    """Difference of each pair that was fitted on, along the direction fitted without it."""
     opposite: tuple[tuple[str, str], ...]
     """Pairs whose left-out difference (held-out pairs: whose difference) points the other way."""
     selectivity: float | None
@@ -187,7 +187,7 @@ class Evaluation(Result):
 
     @property
     def verdict(self) -> Verdict:
-        """By `RULE`."""
+        """What the evidence comes to, by `RULE`."""
         if len(self.words) < FEWEST_FOR_A_VERDICT or self.p > SIGNIFICANT or self.auroc.low <= 0.5:
             return "not distinguishable from noise"
         if self.confounds and self.confounds[-1].adjusted.low <= 0.5:

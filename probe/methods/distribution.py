@@ -27,17 +27,18 @@ class NextTokens(Result):
     """What the model expects after one position of one prompt."""
 
     tokens: Int[Tensor, " top"]
-    """Ids, the likeliest first, or as asked for."""
+    """Ids of the tokens, the likeliest first, or as asked for."""
     texts: list[str]
     ranks: Int[Tensor, " top"]
-    """Among all tokens; 1 is the likeliest, and ties share the better place."""
+    """Rank of each among all tokens; 1 is the likeliest, and ties share the better place."""
     probabilities: Float[Tensor, " top"]
-    """0 to 1."""
+    """Probability of each, 0 to 1."""
     logits: Float[Tensor, " top"]
-    """Raw, as the model gives them; only their differences mean something."""
+    """Raw logit of each, as the model gives it; only differences mean something."""
     entropy: float
-    """Of the whole distribution, in nats."""
+    """Entropy of the whole distribution (nats)."""
     d_vocab: int
+    """Tokens that the model can predict (its `config.n_outputs`)."""
     manifest: Mapping[str, Any]
     """Where the numbers come from."""
 
@@ -47,7 +48,7 @@ class NextTokens(Result):
         return max(0.0, 1.0 - float(self.probabilities.sum()))
 
     def summary(self) -> Summary:
-        """The first few, and how sure the model is."""
+        """The likeliest few, and how sure the model is."""
         listed = zip(self.texts, self.probabilities.tolist(), strict=True)
         return Summary(
             f"{count(len(self.texts), 'token')} of {self.d_vocab:,}",

@@ -42,18 +42,18 @@ class Step:
     added: tuple[Head, ...]
     """One head, or two where no single one added enough."""
     heads: tuple[Head, ...]
-    """All that are taken out by now."""
+    """All heads that are taken out by now."""
     chosen_for: float
     """The set's mean effect on the prompts that it was chosen on: too good to be true."""
     effect: float
-    """Its mean effect on the others."""
+    """The set's mean effect on the other prompts."""
     low: float
     high: float
     """Ends of the 95 % interval of `effect`."""
     sum_of_each: float
-    """What its heads do one at a time, added up; on the others too."""
+    """What the set's heads do one at a time, added up, on the other prompts."""
     random: Float[Tensor, " draw"]
-    """Mean effects of random sets of as many heads, on the others."""
+    """Mean effects of random sets of as many heads, on the other prompts."""
 
     @property
     def p(self) -> float:
@@ -67,7 +67,7 @@ class HeadSearch(Result):
 
     steps: tuple[Step, ...]
     stopped: str
-    """Why there are no more."""
+    """Why there are no more steps."""
     replaced_by: str
     metric: str
     unit: str
@@ -82,7 +82,7 @@ class HeadSearch(Result):
 
     @property
     def heads(self) -> tuple[Head, ...]:
-        """The last set."""
+        """The heads of the last step."""
         return self.steps[-1].heads if self.steps else ()
 
     def summary(self) -> Summary:
@@ -226,7 +226,7 @@ def _split(groups: Groups, seed: int) -> tuple[list[int], list[int]]:
 
 class _Found(NamedTuple):
     chosen: list[tuple[tuple[Head, ...], tuple[Head, ...], float]]
-    """Of each step: what is added, the whole set, its effect on the prompts that choose."""
+    """For each step: what is added, the whole set, its effect on the prompts that choose."""
     stopped: str
     complete: bool
 

@@ -53,12 +53,12 @@ class HeadScores(LongResult):
     values: Float[Tensor, "source score layer head"]
     """Scores in the order of `SCORES`."""
     standard_error: Float[Tensor, "source score layer head"]
-    """Of the mean over prompts; NaN where fewer than two prompts have the score."""
+    """Standard error of each mean over prompts; NaN where fewer than two prompts have the score."""
     chance: Float[Tensor, "source score"]
     """What even attention over all tokens up to the query would score on the same queries; a layer with a window sees
     fewer where a prompt is longer."""
     n_queries: Int[Tensor, "source score"]
-    """Over how many query positions the mean is."""
+    """How many query positions each mean is over."""
     n_prompts: Int[Tensor, " source"]
     manifest: Mapping[str, Any]
     """Model, prompts as ids, seed."""
@@ -98,7 +98,7 @@ class HeadScores(LongResult):
 
     @property
     def n_rows(self) -> int:
-        """Of the table."""
+        """How many rows the table has."""
         return self.values.numel()
 
     def summary(self) -> Summary:
@@ -213,7 +213,7 @@ def head_scores(
 
 @dataclass(frozen=True)
 class _Tally:
-    """Of one prompt: sums over its queries, and how many there were."""
+    """Scores of one prompt: sums over its queries, and how many there were."""
 
     sums: Float[Tensor, "score layer head"]
     counts: Float[Tensor, "score layer head"]
@@ -223,7 +223,7 @@ class _Tally:
 
 @checked
 def read_head_scores(recording: Recording) -> HeadScores:
-    """The same scores from patterns that are recorded already, without another pass.
+    """The scores of `head_scores`, from patterns that are recorded already, without another pass.
 
     Args:
         recording: of prompts of three tokens or more, with "pattern" of every layer, head and position.

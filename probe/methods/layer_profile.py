@@ -41,15 +41,15 @@ class Place:
     n: int
     """Pairs scored here: in the embedding and the unembedding those of which both words are tokens of their own."""
     auroc: Estimate
-    """Out of sample, cross-validated over pairs."""
+    """AUROC out of sample, cross-validated over pairs."""
     accuracy: Estimate
-    """The share of pairs whose positive member scores higher, likewise."""
+    """The share of pairs whose positive member scores higher, out of sample."""
     effect_size: Estimate
     """Cohen's d, out of sample: still grows where the AUROC is 1."""
     p: float
-    """Of this place by itself."""
+    """Permutation p of this place by itself."""
     p_adjusted: float
-    """Against the best place of every permutation."""
+    """Permutation p against the best place of every permutation."""
     twin: Estimate | None
     """AUROC in the untrained twin."""
 
@@ -62,17 +62,17 @@ class LayerProfile(Result):
     model: str
     places: tuple[Place, ...]
     directions: Float[Tensor, "place d"]
-    """Of length one, fitted on all pairs of the place."""
+    """Unit vectors, each fitted on all pairs of its place."""
     pairs: tuple[tuple[str, str], ...]
     manifest: Mapping[str, Any]
 
     @property
     def cosines(self) -> Float[Tensor, "place place"]:
-        """Between the directions of every two places."""
+        """Cosines between the directions of every two places."""
         return self.directions @ self.directions.T
 
     def summary(self) -> Summary:
-        """Where it is told apart best."""
+        """Where the contrast is told apart best."""
         best = max(self.places, key=lambda place: place.effect_size.value)
         return Summary(
             f"{self.direction} at {count(len(self.places), 'place')}, {count(len(self.pairs), 'pair')}",

@@ -51,7 +51,7 @@ class LensReadout(LongResult):
     """Ids of the most likely tokens, the likeliest first."""
     top_log_probs: Float[Tensor, "place batch pos top"]
     entropy: Float[Tensor, "place batch pos"]
-    """Of each readout; log d_vocab where it has no idea."""
+    """Entropy of each place's prediction (nats); log d_vocab where it has no idea."""
     kl_to_final: Float[Tensor, "place batch pos"]
     """KL(final || lens) = sum over tokens of p_final (log p_final - log p_lens): what stopping here would lose."""
     uniform_kl: Float[Tensor, "batch pos"]
@@ -69,7 +69,7 @@ class LensReadout(LongResult):
     texts: Mapping[int, str]
     """The text of every token id in this result."""
     d_vocab: int
-    """Tokens in the vocabulary: the largest rank."""
+    """Tokens that the model can predict (its `config.n_outputs`): the largest rank."""
     tuned: bool
     """Whether a tuned lens translated each place."""
     manifest: Mapping[str, Any]
@@ -123,7 +123,7 @@ class LensReadout(LongResult):
 
     @property
     def n_rows(self) -> int:
-        """Of the table."""
+        """How many rows the table has."""
         kept, followed = (int((entries != PADDING).sum()) for entries in (self.positions, self.watched))
         return len(self.places) * (self.top_tokens.shape[-1] * kept + followed)
 
@@ -170,10 +170,10 @@ class LensDifference(LongResult):
     raised_tokens: Int[Tensor, "place batch pos top"]
     """Ids of the tokens whose probability grew most, the most first."""
     raised_by: Float[Tensor, "place batch pos top"]
-    """How much: probability after - probability before."""
+    """Probability after minus probability before, of the raised tokens."""
     lowered_tokens: Int[Tensor, "place batch pos top"]
     lowered_by: Float[Tensor, "place batch pos top"]
-    """Negative, the largest loss first."""
+    """Probability after minus probability before, of the lowered tokens: negative, the largest loss first."""
     texts: Mapping[int, str]
     """The text of every token id in these two."""
     manifest: Mapping[str, Any]
@@ -196,7 +196,7 @@ class LensDifference(LongResult):
 
     @property
     def n_rows(self) -> int:
-        """Of the table."""
+        """How many rows the table has."""
         return len(self.after.places) * int((self.after.watched != PADDING).sum())
 
     def summary(self) -> Summary:

@@ -45,7 +45,7 @@ class PatchingMap(PatchEffects, Result):
     """The metric of the clean prompts."""
     corrupted: Float[Tensor, " prompt"]
     patched: Float[Tensor, "cell prompt"]
-    """With each place patched."""
+    """The metric with each place patched."""
     groups: Groups
     """Which pairs hang together, by kind."""
     tokens: tuple[str, ...]

@@ -47,7 +47,7 @@ class PathPatching(PatchEffects, Result):
     """What changing one head's message to one receiver does to a metric, sender by sender, on every pair of prompts."""
 
     senders: tuple[Head, ...]
-    """(layer, head)."""
+    """The heads whose messages are changed, as (layer, head)."""
     receiver: str
     """'q of 9.6', 'MLP 10', 'logits'."""
     through_mlps: bool

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 Positions = Literal["last", "all"]
 RandomKind = Literal["isotropic", "covariance-matched"]
 DOSES = (-0.4, -0.2, -0.1, 0.1, 0.2, 0.4)
-"""In norms of the residual stream."""
+"""Doses by default, in norms of the residual stream."""
 USED = (
     "used: at the dose nearest to one gap the contrast moves that way, with its whole 95 % interval, and further than "
     "by all but 5 % of the random directions"
@@ -73,7 +73,7 @@ class DoseCurve(Result):
     """"' are' - ' is'": whose logits are compared, after the last token."""
     prompts: tuple[str, ...]
     doses: tuple[float, ...]
-    """In norms of the residual stream there."""
+    """The doses added, in norms of the residual stream at the site."""
     norm: float
     """The mean norm of the residual stream at this site, over all positions of the prompts but position 0."""
     gap: float
@@ -83,18 +83,18 @@ class DoseCurve(Result):
     effects: Float[Tensor, "dose prompt"]
     """How far each dose moves the contrast (logits)."""
     random_effects: Float[Tensor, "random dose prompt"]
-    """The same for random directions."""
+    """How far each dose of random directions moves the contrast (logits)."""
     random_kind: RandomKind
     damage: Float[Tensor, "dose text"]
     """KL(clean || dosed) of the next token, mean over the positions of each unrelated text (nats)."""
     random_damage: Float[Tensor, "few dose text"]
-    """Of the first three random directions."""
+    """KL(clean || dosed), as `damage`, for the first three random directions (nats)."""
     seed: int
     manifest: Mapping[str, Any]
 
     @checked
     def effect(self, dose: float) -> Estimate:
-        """The mean over prompts with its 95 % interval.
+        """How far a dose moves the contrast (logits): mean over prompts with its 95 % interval.
 
         Raises:
             OutOfRange: a dose that was not given.
@@ -121,7 +121,7 @@ class DoseCurve(Result):
 
     @property
     def used(self) -> bool:
-        """By `USED`."""
+        """Whether the model uses the direction, by `USED`."""
         found = self.effect(self.natural_dose)
         moved = found.low > 0 if self.natural_dose > 0 else found.high < 0
         return moved and self.p(self.natural_dose) <= SIGNIFICANT
@@ -268,16 +268,16 @@ class ErasureTest(Result):
     direction: str
     model: str
     sites: tuple[str, ...]
-    """Where it was taken out."""
+    """Full names of the sites where the direction was taken out."""
     positions: Positions
     erasure: Erasure
     contrast: str
     clean: Float[Tensor, " pair"]
     """Contrast after each positive prompt minus that after its negative partner (logits)."""
     erased: Float[Tensor, " pair"]
-    """The same with the direction taken out."""
+    """`clean` with the direction taken out (logits)."""
     random_erased: Float[Tensor, "random pair"]
-    """The same with random directions taken out."""
+    """`clean` with random directions taken out (logits)."""
     damage: Float[Tensor, " text"]
     """KL(clean || erased) of the next token on unrelated texts, mean over positions (nats)."""
     seed: int
@@ -285,7 +285,7 @@ class ErasureTest(Result):
 
     @property
     def left(self) -> Estimate:
-        """What is left, as a share of the clean difference: a ratio of means, with its interval over pairs."""
+        """What is left of the clean contrast, as a share of it: a ratio of means, with its interval over pairs."""
         return bootstrap(
             lambda draws: self.erased[draws].mean(-1) / self.clean[draws].mean(-1), len(self.clean), seed=self.seed
         )
@@ -472,8 +472,8 @@ class _Rerun:
 
     def logits(
         self, changes: Sequence[Float[Tensor, " d"] | None], positions: Positions
-    ) -> Float[Tensor, "change prompt d_vocab"]:
-        """After the last token of each prompt, with each change added (None: nothing)."""
+    ) -> Float[Tensor, "change prompt d_vocab_out"]:
+        """Logits after the last token of each prompt, with each change added (None: nothing)."""
         found = self._run(changes, positions, at=-1).logits[:, 0]
         return found.view(len(changes), -1, found.shape[-1])
 
@@ -498,7 +498,7 @@ class _Rerun:
         )  # fmt: skip
 
 
-def _contrast(logits: Float[Tensor, "... d_vocab"], pair: Sequence[int]) -> Float[Tensor, "..."]:
+def _contrast(logits: Float[Tensor, "... d_vocab_out"], pair: Sequence[int]) -> Float[Tensor, "..."]:
     return (logits[..., pair[0]] - logits[..., pair[1]]).float().cpu()
 
 
@@ -555,7 +555,7 @@ def _damage(model: GPT, texts: Sequence[str], edits: Sequence[Intervention], sta
 
 
 def _divergence(
-    clean: Float[Tensor, "prompt pos d_vocab"], changed: Float[Tensor, "prompt pos d_vocab"]
+    clean: Float[Tensor, "prompt pos d_vocab_out"], changed: Float[Tensor, "prompt pos d_vocab_out"]
 ) -> Float[Tensor, " prompt"]:
     """KL(clean || changed) of logits, mean over all positions but the first (nats)."""
     found = kl_divergence(*(log_probs_of(logits.double()) for logits in (clean, changed)))

@@ -32,21 +32,21 @@ class TextScores(LongResult):
     """
 
     tokens: Int[Tensor, "batch pos"]
-    """Ids, -1 after the end of a shorter prompt."""
+    """Token ids, -1 after the end of a shorter prompt."""
     str_tokens: list[list[str]]
     surprise: Float[Tensor, "batch pos"]
-    """-log p(the token that follows)."""
+    """-log p(the token that follows), in nats."""
     rank: Int[Tensor, "batch pos"]
-    """Of the token that follows, among all; 1 was the likeliest, and ties share the better place."""
+    """Rank of the token that follows among all tokens; 1 was the likeliest, and ties share the better place."""
     entropy: Float[Tensor, "batch pos"]
-    """Of what was expected: the mean surprise, if the model is right about how unsure it is."""
+    """Entropy of the prediction (nats): the mean surprise, if the model is right about how unsure it is."""
     top_tokens: Int[Tensor, "batch pos top"]
-    """Ids of what was most expected."""
+    """Ids of the tokens that were most expected, the likeliest first."""
     top_probabilities: Float[Tensor, "batch pos top"]
     texts: Mapping[int, str]
     """The text of every listed token."""
     n_bytes: tuple[int, ...]
-    """Of each prompt's scored tokens, in UTF-8; 0 without a tokenizer that knows them."""
+    """Bytes of each prompt's scored tokens in UTF-8; 0 without a tokenizer that knows them."""
     manifest: Mapping[str, Any]
 
     @property
@@ -56,7 +56,7 @@ class TextScores(LongResult):
 
     @property
     def perplexity(self) -> Float[Tensor, " batch"]:
-        """exp of that: among so many equally likely tokens the model seems to choose."""
+        """exp(mean surprise): among so many equally likely tokens the model seems to choose."""
         return self.mean_surprise.exp()
 
     @property
@@ -67,7 +67,7 @@ class TextScores(LongResult):
 
     @property
     def n_rows(self) -> int:
-        """Of the table."""
+        """How many rows the table has."""
         return sum(map(len, self.str_tokens))
 
     def summary(self) -> Summary:
@@ -107,7 +107,7 @@ def score_text(
     """Predict every token of a text from those before it.
 
     The first token is scored only with `document_start`, which gives it something to follow. Logits are made a few
-    positions at a time, so (pos, d_vocab) never exists whole.
+    positions at a time, so (pos, d_vocab_out) never exists whole.
 
     Args:
         prompts: a text, several, or token ids, of two tokens or more each.

@@ -36,22 +36,22 @@ class TaskScore(Result):
 
     task: Task
     difference: Float[Tensor, " prompt"]
-    """In logits; above 0 the prompt is solved."""
+    """Logit of the target minus that of the other token, after each prompt (logits); above 0 it is solved."""
     corrupted_difference: Float[Tensor, " prompt"]
-    """The same two tokens after the corrupted partner. Below 0 where it says the opposite (the partner is solved, as a
-    prompt of its own), near 0 where it says nothing."""
+    """That difference after the corrupted partner (logits). Below 0 where it says the opposite (the partner is solved,
+    as a prompt of its own), near 0 where it says nothing."""
     place: Int[Tensor, " prompt"]
-    """Of the target in the whole vocabulary: 1 where it is the single likeliest token. Unlike elsewhere, ties share the
+    """Rank of the target among all tokens: 1 where it is the single likeliest token. Unlike elsewhere, ties share the
     worse place: what says the same of every token knows nothing, and is not to count as right."""
     share_solved: Estimate
     corrupted_share_solved: Estimate
     """The share of partners whose difference is above 0 all the same."""
     share_likeliest: Estimate
-    """Of prompts whose target is the single likeliest token of the whole vocabulary."""
+    """The share of prompts whose target is the single likeliest token of the whole vocabulary."""
     mean_difference: Estimate
-    """In logits."""
+    """Mean of `difference` (logits)."""
     corrupted_mean_difference: Estimate
-    """In logits."""
+    """Mean of `corrupted_difference` (logits)."""
     tokens: tuple[tuple[str, str], ...]
     """Target and other token of each prompt, as text."""
     manifest: Mapping[str, Any]
@@ -62,7 +62,7 @@ class TaskScore(Result):
         return self.difference > 0
 
     def by_kind(self) -> dict[str, tuple[float, int]]:
-        """Of every kind of prompt the share solved, and how many prompts there are."""
+        """For every kind of prompt: the share solved, and how many prompts there are."""
         members = {kind: [one == kind for one in self.task.kinds] for kind in sorted({*self.task.kinds})}
         return {kind: (float(self.solved[torch.tensor(of)].float().mean()), sum(of)) for kind, of in members.items()}
 

@@ -57,17 +57,17 @@ class TunedLens(Result):
     """
 
     places: tuple[str, ...]
-    """Full names, in the order of the pass."""
+    """Full names of the sites read, in the order of the pass."""
     weights: Float[Tensor, "place d_model d_model"]
     """To be applied from the right: translated = resid @ weight + bias."""
     biases: Float[Tensor, "place d_model"]
     tuned_kl: Float[Tensor, " place"]
     raw_kl: Float[Tensor, " place"]
-    """Of the raw lens."""
+    """KL of the raw lens at each place."""
     uniform_kl: float
-    """Of knowing nothing."""
+    """KL of knowing nothing: of the uniform distribution."""
     mean_kl: float
-    """Of saying at every position the model's mean distribution over the text fitted on."""
+    """KL of saying at every position the model's mean distribution over the text fitted on."""
     manifest: Mapping[str, Any]
     """Model, text, arguments."""
 
@@ -404,7 +404,7 @@ def _tested(
     )
 
 
-def _mean_distribution(model: GPT, windows: Sequence[list[int]]) -> Float[Tensor, " d_vocab"]:
+def _mean_distribution(model: GPT, windows: Sequence[list[int]]) -> Float[Tensor, " d_vocab_out"]:
     """Log of the mean probability of every token, over at most 32 windows."""
     total, n = torch.zeros(model.config.n_outputs, device=model.device), 0
     for window in windows[:: max(1, len(windows) // 32)]:
@@ -413,5 +413,5 @@ def _mean_distribution(model: GPT, windows: Sequence[list[int]]) -> Float[Tensor
     return (total / n).clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
-def _log_probs(model: GPT, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
+def _log_probs(model: GPT, resid: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab_out"]:
     return log_probs_of(model.read_out(resid.to(model.dtype)[None]))[0]

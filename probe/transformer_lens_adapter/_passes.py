@@ -17,7 +17,7 @@ from probe.transformer_lens_adapter._hooks import Hook, HookedPass, Reach, kept_
 from probe.transformer_lens_adapter._tokens import AdapterTokens
 
 Returned = Literal["logits", "loss", "both"]
-"""Raw logits (batch, pos, d_vocab); the loss in nats; both. None, for nothing, spares the unembedding."""
+"""Raw logits (batch, pos, d_vocab_out); the loss in nats; both. None, for nothing, spares the unembedding."""
 
 
 class PassOptions(TypedDict, total=False):
@@ -26,7 +26,7 @@ class PassOptions(TypedDict, total=False):
     loss_per_token: bool
     """Each token's loss (batch, pos - 1) in place of their mean."""
     prepend_bos: bool | None
-    """Of text: see `ids_of`."""
+    """Whether a text begins with the document separator; see `ids_of`."""
     start_at_layer: int | None
     """The input is the residual stream entering this layer."""
     stop_at_layer: int | None
@@ -179,7 +179,7 @@ def check_reset(reset_hooks_end: bool) -> None:
 
 
 def gradients(output: Any, values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of a single number, with respect to values of its pass, by ``name + "_grad"``."""
+    """Gradients of a single number with respect to values of its pass, by ``name + "_grad"``."""
     if not isinstance(output, Tensor) or output.numel() != 1:
         raise ProbeError("incl_bwd=True needs a single number to differentiate: return_type='loss'")
     found = torch.autograd.grad(output, list(values.values()), allow_unused=True)

@@ -30,10 +30,10 @@ GATED_MLP = (*MLP, "W_gate", "b_gate")
 class FoldedUnembedding:
     """From the normalised stream to logits."""
 
-    W_U: Float[Tensor, "d_model d_vocab"]
-    b_U: Float[Tensor, " d_vocab"]  # noqa: N815
+    W_U: Float[Tensor, "d_model d_vocab_out"]
+    b_U: Float[Tensor, " d_vocab_out"]  # noqa: N815
 
-    def __call__(self, normalized: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
+    def __call__(self, normalized: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab_out"]:
         """Raw logits of what `ln_final` gave."""
         return normalized.to(self.W_U.dtype) @ self.W_U + self.b_U
 
@@ -82,12 +82,12 @@ class AdapterWeights:
         return self._model.W_E.detach()
 
     @property
-    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+    def W_U(self) -> Float[Tensor, "d_model d_vocab_out"]:
         """Unembedding, the final norm's gain folded in; of a LayerNorm also the mean taken out. float32 or better."""
         return self._model.logit_directions
 
     @property
-    def b_U(self) -> Float[Tensor, " d_vocab"]:
+    def b_U(self) -> Float[Tensor, " d_vocab_out"]:
         """What is added to each logit: the final norm's bias through `W_U`, the unembedding's own, or zeros."""
         weight, own = self._model.W_U.detach(), self._model.unembed.b_U
         weight = weight.to(torch.promote_types(self._model.dtype, torch.float32))

@@ -41,7 +41,7 @@ PECULIAR: dict[str, Callable[[GPTConfig], Any]] = {
     "no norms": lambda config: config.norm == "none",
     "d_vocab_out": lambda config: config.n_outputs < config.d_vocab,
 }
-"""Of a config: what the sums of TransformerLens's tools, or the folded `W_U`, leave out."""
+"""Settings of a config that the sums of TransformerLens's tools, or the folded `W_U`, leave out."""
 
 
 @checked
@@ -264,7 +264,7 @@ class TransformerLensAdapter(AdapterPasses, AdapterWeights):
 
 
 def _without_batch(hook: Any) -> Any:
-    """The same hook for a function that knows no batch."""
+    """A hook whose function is given the one prompt's value, without its batch dim."""
     if not isinstance(hook, tuple) or len(hook) != 2 or not callable(hook[1]):
         return hook  # refused later, with the others
     which, function = hook

@@ -12,7 +12,7 @@ from probe.weights._hf_family import WRITTEN_ACTIVATIONS, Family, Stored, activa
 from probe.weights._hf_rotary import read_rotary, write_rotary
 
 _SHARE, _PHI_SHARE = 0.25, 0.5
-"""Of each head's dimensions that turn, where nothing is said."""
+"""Share of each head's dimensions that turn, where nothing is said."""
 
 
 def _read(values: dict[str, Any], source: str) -> GPTConfig:

@@ -16,7 +16,7 @@ from probe.json_files import read_object
 from probe.weights._tensors import CONFIG
 
 ENDINGS = (".pt", ".pth")
-"""Of files that torch saved."""
+"""Endings of files that torch saved."""
 REQUIRED = ("n_layers", "d_model", "d_head")
 """Settings that every such config has, and no config.json of Hugging Face."""
 NORMS = {None: "none", "LN": "layer", "LNPre": "layer", "RMS": "rms", "RMSPre": "rms"}

@@ -121,7 +121,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def own_copy(view: Tensor, dtype: torch.dtype, device: torch.device, *, place: str) -> Tensor:
-    """The same numbers in memory of our own. A view of a mapped file or of another module would change with it."""
+    """The numbers copied to memory of our own. A view of a mapped file or of another module would change with it."""
     fresh = torch.empty(view.shape, dtype=dtype, device=device)
     fresh.copy_(view)
     if torch.finfo(dtype).max < torch.finfo(view.dtype).max and not is_finite(fresh):

@@ -82,7 +82,7 @@ class _Source:
 
     name: str
     shape: tuple[int, ...]
-    """As it must stand in the file: (out, in) for matrices."""
+    """The shape that it must have in the file: (out, in) for matrices."""
     arrange: Callable[[Tensor], dict[str, Tensor]]
     """The file's tensor -> our parameters by name, contiguous."""
 

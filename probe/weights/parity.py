@@ -1,4 +1,4 @@
-"""The same files through Hugging Face's own code: an oracle to compare with, slow and memory-hungry."""
+"""A model's files through Hugging Face's own code: an oracle to compare with, slow and memory-hungry."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from probe.weights._hooked_config import ENDINGS, is_hooked_folder
 
 def huggingface_logits(
     source: Any, tokens: Int[Tensor, "batch pos"], *, dtype: torch.dtype
-) -> Float[Tensor, "batch pos d_vocab"]:
+) -> Float[Tensor, "batch pos d_vocab_out"]:
     """Raw logits on the CPU of what `source` names; see `huggingface_model`."""
     model = huggingface_model(source, dtype=dtype)
     with torch.no_grad():
