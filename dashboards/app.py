@@ -1,7 +1,7 @@
 """The app: one selection in the sidebar, and the pages that show it."""
 
 import streamlit as st
-from components.controls import choose
+from components.controls import choose, say_taken_out
 from components.session_file import session_file
 from components.show import shown
 from components.tour import tour
@@ -16,6 +16,7 @@ def run(name: str) -> None:
     """What a page cannot do with what was chosen is said in its place; the widgets stay."""
     try:
         chosen = choose()
+        say_taken_out(chosen, name)
         session_file(list(PAGES), name)
         tour(name, chosen.model_name)
         PAGES[name][1](chosen)

@@ -112,10 +112,24 @@ def choose() -> Selection:
         query = _place("From (query)", "query", texts, len(texts) - 1)
         key = _place("To (key)", "key", texts, 0)
         taken_out = _taken_out(model)
-    if taken_out:
-        names = ", ".join(map(part_name, taken_out))
-        st.info(f"Without {names}: every number on this page is of the model with these parts silenced (ablated).")
     return Selection(name, model, prompt, start and has_start, ids, texts, layer, head, query, key, taken_out)
+
+
+OF_WHOLE_MODEL = {
+    "ablation": "what comes next is shown with and without them; below, each part is taken out of the whole model.",
+    "directions": "words are read with the whole model; in texts that are steered these parts are silenced.",
+    "introduction": "this page is about the whole model; they play no part here.",
+    "tokens": "this page is about the whole model; they play no part here.",
+}
+"""Pages whose numbers are not, or not all, of the model without the parts that are taken out."""
+
+
+def say_taken_out(chosen: Selection, page: str) -> None:
+    """What the parts that are taken out mean for the numbers of a page."""
+    if chosen.taken_out:
+        names = ", ".join(map(part_name, chosen.taken_out))
+        silenced = "every number on this page is of the model with these parts silenced (ablated)."
+        st.info(f"Without {names}: {OF_WHOLE_MODEL.get(page, silenced)}")
 
 
 def address(page: str, parameters: Mapping[str, object]) -> str:
@@ -126,6 +140,7 @@ def address(page: str, parameters: Mapping[str, object]) -> str:
 def set_head(layer: int, head: int) -> None:
     """For callbacks: choose a head as if by the widgets."""
     st.session_state["layer"], st.session_state["head"] = layer, head
+    st.session_state["not_found"] = ""
 
 
 def switch_head(layer: int, head: int) -> None:

@@ -8,14 +8,14 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".grid");
   const canvas = root.querySelector("canvas.heads");
   const preview = root.querySelector("canvas.preview");
-  const said = root.querySelector(".said");
+  const said = root.querySelector(".said"), scale = root.querySelector(".key");
   const grid = read(data);
   const dark = luminance(getComputedStyle(root).getPropertyValue("--st-background-color")) < 0.5;
   const ink = getComputedStyle(root).getPropertyValue("--st-text-color").trim() || (dark ? "#e8eaed" : "#1b1f24");
   const accent = dark ? "#f0934e" : "#b34700";
   const ramp = colours(dark ? grid.dark : grid.light), signedRamp = colours(dark ? grid.dark_signed : grid.light_signed);
   const sheet = paint(grid, ramp);
-  let shown = { layer: 0, head: 0, out: [], values: null, signed: false, least: 0, order: null };
+  let shown = { layer: 0, head: 0, out: [], values: null, signed: false, unit: "", least: 0, order: null };
   let at = 0, hovered = null, places = [];
 
   function layout() {
@@ -67,6 +67,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
         if (y === 18) pen.fillText(number % grid.heads, x + cell / 2, 8);
       }
     }
+    explain(most);
     if (hovered !== null) mark(hovered);
     function cross(x, y) {
       pen.strokeStyle = accent; pen.lineWidth = 2; pen.beginPath();
@@ -92,7 +93,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     pen.drawImage(sheet, ...spot(number), 0, 0, preview.width, preview.height);
     const scores = Object.entries(grid.scores).map(([what, values]) => what + " " + values[number].toFixed(2)).join(", ");
     const marks = (number === chosen() ? " (chosen)" : "") + (shown.out.includes(number) ? " (taken out)" : "");
-    const value = shown.values ? "Shown: " + shown.values[number].toFixed(3) + ". " : "";
+    const value = shown.values ? "Shown: " + shown.values[number].toFixed(3) + unit() + ". " : "";
     said.textContent = name(number) + marks + ". " + value + strongest(number) + scores + (scores ? "." : "");
   }
 
@@ -100,9 +101,24 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (grid.size !== grid.tokens.length) return "Pooled to " + grid.size + " by " + grid.size + ". ";
     const last = grid.size - 1, picture = grid.pictures[number];
     let best = 0;
-    for (let key = 1; key <= last; key++) if (picture[last * grid.size + key] > picture[last * grid.size + best] || best === 0) best = key;
+    for (let key = 1; key <= last; key++) if (picture[last * grid.size + key] > picture[last * grid.size + best]) best = key;
     const weight = (picture[last * grid.size + best] / 255) ** 2;
-    return "The last token ‘" + grid.tokens[last] + "’ looks about " + (100 * weight).toFixed(0) + " % at ‘" + grid.tokens[best] + "’ [" + best + "]. ";
+    return "The last token " + quoted(last) + " looks about " + (100 * weight).toFixed(0) + "% at " + quoted(best) + " [" + best + "]. ";
+  }
+
+  // Isolated, so that a token written from right to left leaves the sentence around it in order.
+  function quoted(token) { return "‘\u2068" + grid.tokens[token] + "\u2069’"; }
+
+  function unit() { return shown.unit ? " " + shown.unit : ""; }
+
+  // What the colours of the grid mean, below it: the two ends of the scale.
+  function explain(most) {
+    scale.hidden = !shown.values;
+    if (!shown.values) return;
+    const stops = shown.signed ? (dark ? grid.dark_signed : grid.light_signed) : dark ? grid.dark : grid.light;
+    scale.querySelector(".scale").style.background = "linear-gradient(to right, " + stops.join(", ") + ")";
+    scale.querySelector(".low").textContent = shown.signed ? "−" + most.toFixed(2) : "0";
+    scale.querySelector(".high").textContent = (shown.signed ? "+" : "") + most.toFixed(2) + unit();
   }
 
   function under(event) {

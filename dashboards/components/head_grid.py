@@ -17,7 +17,8 @@ from probe.tokens import show_token
 _HERE = Path(__file__).parent
 _HTML = (
     '<div class="grid"><canvas class="heads" tabindex="0" role="application"></canvas>'
-    '<aside><canvas class="preview" aria-hidden="true"></canvas><p class="said" aria-live="polite"></p></aside></div>'
+    '<aside><canvas class="preview" aria-hidden="true"></canvas><p class="said" aria-live="polite"></p></aside>'
+    '<p class="key" hidden><span class="low"></span><span class="scale"></span><span class="high"></span></p></div>'
 )
 _GRID = st.components.v2.component(
     "probe_head_grid", html=_HTML, css=(_HERE / "head_grid.css").read_text("utf-8"),
@@ -39,6 +40,8 @@ class Overlay:
 
     values: Float[np.ndarray, "layer head"]
     signed: bool = False
+    unit: str = ""
+    """What the numbers count, as it stands after one of them."""
 
 
 def head_grid(
@@ -64,7 +67,8 @@ def head_grid(
         data={
             "layer": layer, "head": head, "out": [one * heads + other for one, other in taken_out if other is not None],
             "values": None if overlay is None else _listed(overlay.values),
-            "signed": overlay is not None and overlay.signed, "least": least,
+            "signed": overlay is not None and overlay.signed, "unit": "" if overlay is None else overlay.unit,
+            "least": least,
             "order": None if order is None else _listed(order),
         },
     )  # fmt: skip

@@ -88,20 +88,29 @@ def keep(
         table = result.to_dataframe()
         st.dataframe(table, height=260)
         columns = st.columns(3)
-        columns[0].download_button("Table (CSV)", table.to_csv(index=False), f"{name}.csv", key=f"{name}-csv")
+        # Ignored: a page that ran again would throw away a file that is still on its way to the browser.
+        columns[0].download_button(
+            "Table (CSV)", table.to_csv(index=False), f"{name}.csv", key=f"{name}-csv", on_click="ignore"
+        )
         columns[1].download_button(
-            "Manifest (JSON)", result.files()["manifest.json"], f"{name}.json", key=f"{name}-json",
+            "Manifest (JSON)", result.files()["manifest.json"], f"{name}.json", key=f"{name}-json", on_click="ignore",
             help="Model, versions, prompt and arguments: what is needed to repeat it.",
         )  # fmt: skip
         if draw:
             section = PageSection(heading, "dashboard", [caption], figures=list(draw), code=code.splitlines())
             columns[2].download_button(
-                "Figures (HTML)", lambda: html_page(heading, [], [section]), f"{name}.html", key=f"{name}-html"
-            )
+                "Figures (HTML)", lambda: html_page(heading, [], [section]), f"{name}.html", key=f"{name}-html",
+                on_click="ignore",
+            )  # fmt: skip
             st.radio(
                 "The camera above a figure saves it as", FORMATS, key="image", horizontal=True,
                 help="PNG: a picture, twice as large as on the screen. SVG: lines and letters, for print.",
             )  # fmt: skip
+
+
+def isolated(text: str) -> str:
+    """Text that leaves the order of the words around it alone, even if it is written from right to left."""
+    return f"\u2068{text}\u2069"
 
 
 def shown(value: Any) -> str:

@@ -28,8 +28,9 @@ STOPS = {
     ),
     "2 attention": Stop(
         "heads", {"prompt": PROMPT},
-        "Every picture is one head: each row is a token, and dark spots are the earlier tokens from which it takes "
-        "something. Click a few, then look below at the text: the darker a token, the more the chosen one looks at it.",
+        "Every picture is one head: each row is a token, and coloured spots are the earlier tokens from which it "
+        "takes something. Click a few, then look below at the text: the stronger the colour of a token, the more the "
+        "chosen one looks at it.",
     ),
     "3 the next word": Stop(
         "generation", {"prompt": "Once upon a time there was a", "preset": "wild: the 20 likeliest, temperature 5"},
@@ -44,7 +45,7 @@ STOPS = {
     ),
     "5 without a head": Stop(
         "ablation", {"prompt": PROMPT},
-        "Here one head after another is taken out of the model, and the answer is measured without it: brown cells "
+        "Here one head after another is taken out of the model, and the answer is measured without it: orange cells "
         "are heads that it needs. Choose one of them in the sidebar under “Taken out”, and see above what the model "
         "says now.",
     ),
@@ -52,12 +53,12 @@ STOPS = {
 
 
 def tour(page: str, model_name: str) -> None:
-    """Links to the stops, and what to look at if the reader came by one; where nobody asked, on one page only.
+    """Links to the stops, and what to look at if the reader came by one; where nobody asked, on two pages only.
 
     The links load the app anew, so that nothing chosen before stays but the model.
     """
     here = st.query_params.get("tour", "")
-    if page != "tokens" and here not in STOPS:
+    if page not in ("introduction", "tokens") and here not in STOPS:
         return
     links = " · ".join(_link(name, model_name, is_here=name == here) for name in STOPS)
     with st.container(border=True):

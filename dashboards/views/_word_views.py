@@ -89,7 +89,12 @@ def analogies(asked: PairsInSpace) -> None:
         "The words of the question may be answers (inputs kept)", key="inputs_kept", bind="query-params",
         help="They usually are the nearest ones; leaving them out is the custom, and makes analogies look better.",
     )  # fmt: skip
-    answer = next((word for word in expected if kept or word not in {*plus, *minus}), None)
+    answer = next(iter(expected), None)
+    if len(expected) > 1:
+        st.info(f"One word at a time: this is of ‘{shown(answer)}’.")
+    if answer in {*plus, *minus} and not kept:
+        st.info(f"‘{shown(answer)}’ is a word of the question; it can be an answer only if inputs are kept.")
+        answer = None
     found = analogy(asked.space, tuple(some(plus)), tuple(minus), kept, K, answer)
     first = f"**{shown(found.question)}** is nearest to **{shown(found.words[0])}**"
     rank = "" if answer is None else f"; ‘{shown(answer)}’ comes {place_of(found.rank)} of {found.n_candidates:,} words"

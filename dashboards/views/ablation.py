@@ -146,7 +146,7 @@ def _show(chosen: Selection, question: Question, sweep: probe.AblationSweep) -> 
         st.markdown("Effect of taking out each head: click to choose it, shift+click to take it out for good.")
         head_grid(
             overview(*_asked(chosen)), chosen.layer, chosen.head, taken_out=chosen.taken_out,
-            overlay=Overlay(effects, signed=True), on_pick=set_head, on_switch=switch_head,
+            overlay=Overlay(effects, signed=True, unit=sweep.unit), on_pick=set_head, on_switch=switch_head,
         )  # fmt: skip
     if question.task is not None or question.units != "heads" or not whole:  # the grid shows no noise
         figure(ablation_map(sweep, theme=theme()), key="ablation-map")

@@ -86,8 +86,6 @@ def _say_what(asked: PairsInSpace) -> None:
         f"{chosen.layer} of {chosen.model.config.n_layers} (of the sidebar)."
     )  # fmt: skip
     st.caption(f"{shown(pairs.positive)} − {shown(pairs.negative)}, such as {first}: {split}.{where}")
-    if chosen.taken_out:
-        st.caption("Words are read with the whole model; heads that are taken out count in steered texts only.")
 
 
 EVIDENCE = "Evidence"

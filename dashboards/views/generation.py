@@ -26,7 +26,7 @@ PRESETS = {
 ALTERNATIVES = 12
 """Tokens that can be put in with a click."""
 SURE = 0.999
-"""Shares end a little below 1, so that no token is as dark as what nobody expected."""
+"""Shares end a little below 1, so that no token has the colour of what nobody expected."""
 
 
 def page(chosen: Selection) -> None:
@@ -157,7 +157,10 @@ def _text(made: Generation, number: int) -> None:
         made.str_tokens, shares, said, label="The text: click a new token to look behind it",
         chosen=n_prompt + number, on_pick=pick, key="written",
     )  # fmt: skip
-    st.caption("White: given. The darker a new token, the less the model expected it. Click one to look behind it.")
+    st.caption(
+        "Without colour: given. The stronger the colour of a new token, the less the model expected it. Click one to "
+        "look behind it."
+    )
 
 
 def _choose_step(steps: tuple[Step, ...]) -> int:
@@ -210,7 +213,7 @@ def _read(chosen: Selection) -> None:
         texts, shares, said, label="The text: click a token to see what was expected", chosen=chosen.query,
         on_pick=set_place, key="read",
     )  # fmt: skip
-    st.caption("The darker a token, the more it surprised. Click one to see what was expected after it.")
+    st.caption("The stronger its colour, the more a token surprised. Click one to see what was expected after it.")
     st.markdown(
         f"Mean surprise **{float(found.mean_surprise[0]):.3f} nats** a token: as if it chose among "
         f"{float(found.perplexity[0]):,.1f} equally likely tokens (perplexity)."

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from components.controls import Selection, set_head, set_place, switch_head
 from components.head_grid import Overlay, head_grid
-from components.show import figure, keep, show_so_far, shown, theme
+from components.show import figure, isolated, keep, show_so_far, shown, theme
 from components.token_strip import token_strip
 from state.ablation import needed
 from state.heads import ALL_LAYERS, Overview, attribution, head_written, layer_recording, looks, overview
@@ -32,12 +32,12 @@ PATTERN, LOOK, WRITES, NEEDED = (
     "what is lost without it",
 )
 ABOUT = {
-    PATTERN: "Each picture is one head: rows look, columns are looked at; darker is more.",
+    PATTERN: "Each picture is one head: rows look, columns are looked at; the stronger the colour, the more.",
     LOOK: "How much each head looks from the chosen query to the chosen key.",
     WRITES: "What each head writes, straight to the logits, for the likeliest next token above the second (direct "
-    "logit attribution): blue for the likeliest, brown against it.",
+    "logit attribution): blue for the likeliest, orange against it.",
     NEEDED: "What happens to the same difference when this head alone is taken out and the rest runs on "
-    "(ablation): brown, it falls; blue, it rises.",
+    "(ablation; of the whole model): orange, it falls; blue, it rises.",
     "previous token": "How much each token looks at the one just before it.",
     "duplicate token": "How much a token that came before looks at its earlier place.",
     "induction": "How much a token that came before looks at what followed it then.",
@@ -105,7 +105,7 @@ def _overlay(chosen: Selection, found: Overview, name: str) -> Overlay | None:
         )  # fmt: skip
         texts = (shown(show_token(text)) for text in str_tokens(chosen.model.tokenizer, [target, against]))
         st.caption("The likeliest next token and the second: ‘{}’, ‘{}’.".format(*texts))
-        return Overlay(values, signed=True)
+        return Overlay(values, signed=True, unit="logits")
     return None
 
 
@@ -145,15 +145,19 @@ def _one_head(chosen: Selection) -> None:
         help="Heads that have nothing to say rest there; without it the other weights can be seen.",
     )  # fmt: skip
     if hide and len(chosen.ids) >= 3:
-        mass = float(pattern.pattern[1:, 0].mean())
-        st.caption(f"Left out: {mass:.1%} of the attention, on average over the rows. The largest weight is darkest.")
+        mass = float(plain.pattern[1:, 0].mean())
+        st.caption(f"Left out: {mass:.1%} of the attention, on average over the rows. Colours end at the largest left.")
     st.markdown(_in_words(chosen, plain))
     weights = plain.pattern[chosen.query].tolist()
     token_strip(
         chosen.str_tokens, weights, _looked_at(chosen, weights), label="The text: click where to look from",
         chosen=chosen.query, second=chosen.key, on_pick=set_place, key="strip",
     )  # fmt: skip
-    st.caption("The darker, the more it is looked at. Click: look from there; with shift: look at it.")
+    st.caption(
+        "The stronger its colour, the more a token is looked at"
+        + (" (attention as it is, not weighed)" if weighted else "")
+        + ". Click: look from there; with shift: look at it."
+    )
     with st.container(horizontal=True):  # beside one another where there is room
         with st.container(width=530):
             figure(_drawn(pattern, hide, theme(), (chosen.query, chosen.key)), key="pattern")
@@ -172,7 +176,7 @@ def _one_head(chosen: Selection) -> None:
 def _looked_at(chosen: Selection, weights: list[float]) -> list[str]:
     """What a pointer learns of each token."""
     return [
-        f"{show_token(text)} [{place}]: "
+        f"{isolated(show_token(text))} [{place}]: "
         + (f"gets {weight:.1%}" if place <= chosen.query else f"comes after [{chosen.query}], so it is not seen")
         for place, (text, weight) in enumerate(zip(chosen.str_tokens, weights, strict=True))
     ]
@@ -203,7 +207,7 @@ def _in_words(chosen: Selection, pattern: HeadPattern) -> str:
 
 
 def _token(chosen: Selection, place: int) -> str:
-    return f"‘{shown(show_token(chosen.str_tokens[place]))}’ \\[{place}\\]"
+    return f"‘{isolated(shown(show_token(chosen.str_tokens[place])))}’ \\[{place}\\]"
 
 
 def _row(chosen: Selection, recording: probe.Recording) -> None:
@@ -212,7 +216,7 @@ def _row(chosen: Selection, recording: probe.Recording) -> None:
     look = read_look(recording, chosen.layer, chosen.head, position=chosen.query)
     table = pandas.DataFrame(
         {
-            "to": [f"{place}  {show_token(text)}" for place, text in enumerate(look.str_tokens)],
+            "to": [f"{place}  {isolated(show_token(text))}" for place, text in enumerate(look.str_tokens)],
             "score": look.scores.tolist(), "weight": look.weights.tolist(), "value length": look.value_lengths.tolist(),
         }
     )  # fmt: skip
@@ -263,7 +267,7 @@ def _more(chosen: Selection, recording: probe.Recording, plain: HeadPattern) -> 
         figure(token_effect_bars(written, theme=theme()), key="written")
         st.caption(
             f"What this head added at {_token(chosen, chosen.query)}, read straight by the unembedding: tokens that it "
-            "makes likelier (blue) and less likely (brown) there, if no later layer changes it."
+            "makes likelier (blue) and less likely (orange) there, if no later layer changes it."
         )
     elif wanted == BY_WEIGHTS:
         effects = probe.head_writes_for_token(chosen.model, layer, head, chosen.ids[chosen.key])

@@ -124,7 +124,7 @@ def _position(
         label="The text: click the token after which to look", on_pick=set_place, key="lens-strip",
     )  # fmt: skip
     st.markdown(
-        f"The darker, the surer the model is in the end of what comes next. After "
+        f"The stronger the colour, the surer the model is in the end of what comes next. After "
         f"‘{shown(show_token(chosen.str_tokens[position]))}’ \\[{position}\\] (click another): the rank of "
         f"{'the tokens to follow' if watch else 'every token that was first at some place'}."
     )

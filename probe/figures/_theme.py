@@ -37,7 +37,7 @@ class Theme:
     sequential: tuple[str, ...]
     """Scale of unsigned values, from zero up: probabilities, weights, data."""
     diverging: tuple[str, ...]
-    """Scale of signed values, centred at zero: brown lowers, blue raises."""
+    """Scale of signed values, centred at zero: orange lowers, blue raises."""
     raises: str
     lowers: str
     """Colours of bars of signed values."""

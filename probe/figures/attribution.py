@@ -65,7 +65,7 @@ def _title(found: LogitAttribution, prompt: int | None) -> str:
 
 
 def attribution_map(found: LogitAttribution, *, prompt: int | None = None, theme: ThemeName = "light") -> go.Figure:
-    """What every head and every MLP wrote towards the logit, layer by layer; blue raises, brown lowers.
+    """What every head and every MLP wrote towards the logit, layer by layer; blue raises, orange lowers.
 
     `prompt`: of this prompt. None: the mean over prompts.
     """
