@@ -5,6 +5,7 @@ they mean: ``layer``, ``heads``, ``positions`` (-1: each prompt's own last token
 and ``rows`` (prompts of the call). None, the default, means all. Keys and values are chosen by their own heads.
 """
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -69,11 +70,28 @@ def edit(site: str, function: Change, **where: Unpack[Where]) -> Intervention:
     ``value.nan_to_num()``, or its weights' gradients are NaN.
 
     Raises:
-        BadIntervention: not a function. In the pass: it returns no tensor, another shape or device, or NaN.
+        BadIntervention: not a function of one argument. In the pass: it returns no tensor, another shape or device, NaN
+            or complex numbers.
     """
     if not callable(function):
         raise BadIntervention(f"edit {site!r}: expected a function of a tensor, got {type(function).__name__}")
+    if not takes_one(function):
+        raise BadIntervention(
+            f"edit {site!r}: the function takes {inspect.signature(function)}, expected the value alone; of a hook "
+            "function (value, hook) pass lambda value: function(value, None)"
+        )
     return Intervention("edit", site, function, where, elementwise=False)
+
+
+def takes_one(function: Callable[..., object]) -> bool:
+    """Whether it can be called with one argument, as far as it says what it takes; some written in C do not."""
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def zero(site: str, **where: Unpack[Where]) -> Intervention:

@@ -4,7 +4,7 @@ What is kept lives in the `Recording`; nothing stays on the model, so any number
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -93,6 +93,13 @@ class Recording(Shown):
         if name not in self.values:
             raise SiteNotRecorded(self._how_to_record(name))
         return self.values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """The full names of what is kept, in the order of the pass, "logits" last."""
+        return iter(self.values)
+
+    def __len__(self) -> int:
+        return len(self.values)
 
     def __contains__(self, key: object) -> bool:
         try:

@@ -220,6 +220,14 @@ def test_an_edit_that_returns_something_else_is_an_error(model, function, messag
         run(model, probe.edit("resid_mid", function, layer=1))
 
 
+@pytest.mark.parametrize("function", [lambda value, hook: value, lambda: None])
+def test_what_does_not_take_the_value_alone_is_refused_when_the_edit_is_made(function):
+    with pytest.raises(BadIntervention, match=r"edit 'z': the function takes .*, expected the value alone"):
+        probe.edit("z", function)
+    probe.edit("z", lambda value, factor=2: factor * value)
+    probe.edit("z", torch.relu)  # written in C: it does not say what it takes
+
+
 def test_attention_that_sees_nothing_is_an_error_not_nan(model):
     with pytest.raises(BadIntervention, match="the residual stream holds NaN after these interventions"):
         run(model, probe.edit("attn_scores", lambda scores: scores * 0 - torch.inf, layer=1))

@@ -312,3 +312,9 @@ def test_a_recording_from_a_residual_stream_keeps_a_copy_of_it(model):
 def test_of_two_reductions_of_a_site_the_last_one_says_what_the_table_holds(model):
     found = probe.record(model, [[1, 2, 3], [4, 5]], reduce={"blocks.0.attn.hook_z": "mean", "z": "mean per position"})
     assert {*found.to_dataframe(("z", 0))} >= {"pos", "head"}
+
+
+def test_a_recording_goes_through_its_names(model):
+    rec = probe.record(model, "abc", sites=["z", "pattern"])
+    assert list(rec) == [*rec.names, "logits"] and len(rec) == 7
+    assert all(rec[name] is rec.values[name] for name in rec)
