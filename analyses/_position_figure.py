@@ -28,7 +28,8 @@ def position_lines(readability: Readability, *, theme: ThemeName = "light") -> g
         title_text="read after", tickmode="array", tickvals=list(range(0, len(labels), step)), showgrid=False,
         ticktext=labels[::step], tickangle=-45,
     )  # fmt: skip
-    figure.update_yaxes(title_text="R² (1 = exact)", gridcolor=look.grid, range=[-0.1, 1.05])
+    lowest = min(min(values) for values in lines.values())
+    figure.update_yaxes(title_text="R² (1 = exact)", gridcolor=look.grid, range=[min(-0.1, lowest - 0.05), 1.05])
     return figure
 
 

@@ -6,7 +6,7 @@ from plotly.subplots import make_subplots
 from probe.figures._marks import band, name_label, panel, titled, with_gaps
 from probe.figures._theme import DASHES, ThemeName, find_theme, legend_below, token_label
 from probe.methods.steering import DoseCurve, ErasureTest
-from probe.statistics import CONFIDENCE
+from probe.statistics import CONFIDENCE, Estimate
 
 _WHERE = {"last": "last position", "all": "all positions but 0"}
 
@@ -14,11 +14,15 @@ _WHERE = {"last": "last position", "all": "all positions but 0"}
 def dose_curve_lines(curve: DoseCurve, *, theme: ThemeName = "light") -> go.Figure:
     """What each dose does to the contrast and, below, to unrelated texts; random directions in grey."""
     look = find_theme(theme)
-    doses = list(curve.doses)
-    effects = [curve.effect(dose) for dose in doses]
+    doses = sorted([*curve.doses, 0.0])
+    nothing = doses.index(0.0)  # nothing added, nothing changed: what the lines go through between the doses
+    effects = [curve.effect(dose) if dose else Estimate(0.0, 0.0, 0.0) for dose in doses]
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.07, row_heights=[0.62, 0.38])
     random_effects = curve.random_effects.mean(-1).tolist()
     random_damage = curve.random_damage.mean(-1).tolist()
+    damage = curve.damage.mean(-1).tolist()
+    for line in (*random_effects, *random_damage, damage):
+        line.insert(nothing, 0.0)
     for row, lines in ((1, random_effects), (2, random_damage)):
         unit = "logits" if row == 1 else "nats"
         figure.add_trace(
@@ -36,15 +40,15 @@ def dose_curve_lines(curve: DoseCurve, *, theme: ThemeName = "light") -> go.Figu
     figure.add_trace(
         go.Scatter(
             x=doses, y=[one.value for one in effects], name=name_label(curve.direction, longest=30),
-            mode="lines+markers", line=line, customdata=[[str(one), curve.p(dose)] for dose, one in zip(
-                doses, effects, strict=True
-            )], hovertemplate="dose %{x:+g}<br>%{customdata[0]} logits, p = %{customdata[1]:.4f}<extra></extra>",
+            mode="lines+markers", line=line, customdata=[
+                [str(one), curve.p(dose) if dose else 1.0] for dose, one in zip(doses, effects, strict=True)
+            ], hovertemplate="dose %{x:+g}<br>%{customdata[0]} logits, p = %{customdata[1]:.4f}<extra></extra>",
         ),
         **panel(1),
     )  # fmt: skip
     figure.add_trace(
         go.Scatter(
-            x=doses, y=curve.damage.mean(-1).tolist(), mode="lines+markers", line=line, showlegend=False,
+            x=doses, y=damage, mode="lines+markers", line=line, showlegend=False,
             hovertemplate="dose %{x:+g}<br>damage %{y:.4f} nats<extra></extra>",
         ),
         **panel(2),

@@ -476,15 +476,17 @@ def test_a_dose_curve_holds_effects_intervals_and_every_random_direction():
     curve = curve_of()
     figure = dose_curve_lines(curve)
     effect = next(trace for trace in figure.data if trace.mode == "lines+markers" and trace.yaxis == "y")
-    assert list(effect.x) == list(curve.doses)
-    assert list(effect.y) == pytest.approx([10 * dose for dose in curve.doses])
+    doses = sorted([*curve.doses, 0.0])  # where nothing is added, nothing changes
+    assert list(effect.x) == doses
+    nothing = doses.index(0.0)
+    assert list(effect.y) == pytest.approx([10 * dose for dose in doses])
     random, below = [trace for trace in figure.data if trace.line.width == 1]
-    expected = [value for row in curve.random_effects.mean(-1).tolist() for value in (*row, None)]
-    assert list(random.y) == expected and len(below.y) == 3 * (len(curve.doses) + 1)
+    rows = [[*row[:nothing], 0.0, *row[nothing:], None] for row in curve.random_effects.mean(-1).tolist()]
+    assert list(random.y) == sum(rows, []) and len(below.y) == 3 * (len(doses) + 1)
     area = next(trace for trace in figure.data if trace.fill == "toself")
-    assert list(area.y[:4]) == [curve.effect(dose).high for dose in curve.doses]
+    assert list(area.y[: len(doses)]) == [curve.effect(dose).high if dose else 0.0 for dose in doses]
     damage = next(trace for trace in figure.data if trace.mode == "lines+markers" and trace.yaxis == "y2")
-    assert list(damage.y) == pytest.approx([2 * abs(dose) for dose in curve.doses])
+    assert list(damage.y) == pytest.approx([2 * abs(dose) for dose in doses])
 
 
 @pytest.mark.parametrize("gap", [0.05, 0.15, 0.9])
@@ -510,7 +512,7 @@ def test_the_title_says_contrast_site_and_whether_it_is_used():
 
 def test_one_dose_is_drawn():
     effect = next(t for t in dose_curve_lines(curve_of(doses=(0.1,))).data if t.mode == "lines+markers")
-    assert list(effect.y) == pytest.approx([1.0])
+    assert list(effect.y) == pytest.approx([0.0, 1.0])
 
 
 def test_erasure_bars_are_means_and_dots_are_pairs_or_random_directions():
