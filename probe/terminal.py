@@ -75,7 +75,7 @@ def show_table(console: Console, table: Table) -> None:
     """Numbers to the right, bars where a cell is a number."""
     drawn = RichTable(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for place, column in enumerate(table.columns):
-        drawn.add_column(Text(column), justify="right" if _is_numeric(table, place) else "left")
+        drawn.add_column(Text(column), justify="right" if _is_numeric(table, place) else "left", overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(cell) if isinstance(cell, str) else _bar(cell) for cell in row))
     console.print()

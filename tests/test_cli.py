@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pandas
 import pytest
@@ -139,7 +140,7 @@ MISTAKES = {
     "backward range": (["record", "hi", "--model", "{folder}", "--layers", "3-1"], "'3-1' ends before it begins"),
     "nothing named": (["record", "hi", "--model", "{folder}", "--sites", ","], "--sites ',' names nothing"),
     "no such position": (["record", "hi", "--model", "{folder}", "--positions", "7"], "position 7"),
-    "empty prompt": (["record", "", "--model", "{folder}"], "the prompt is empty"),
+    "empty prompt": (["record", "", "--model", "{folder}", "--no-document-start"], "the prompt is empty"),
     "too long a prompt": (["tour", "--model", "{folder}", "--prompt", "x" * 70], "context holds 64"),
     "watched text of many tokens": (["tour", "--model", "{folder}", "--watch", "ab"], "is not one token"),
     "lens: watched text of many tokens": (["lens", "hi", "--model", "{folder}", "--watch", "ab"], "not one token"),
@@ -191,6 +192,19 @@ def test_an_interruption_ends_quietly_with_130(run, folder, monkeypatch):
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
 
 
+def test_a_story_that_has_not_begun_is_not_kept(run, folder, monkeypatch, tmp_path):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GPT, "run_layers", interrupted)
+    result = run("generate", "hi", "--model", folder, "--out", tmp_path / "story")
+    assert (result.exit_code, result.stdout.strip()) == (130, "") and not (tmp_path / "story").exists()
+
+
+def test_the_version_is_that_of_the_package(run):
+    assert run("--version").stdout.strip() == version("probe-gpt")
+
+
 @pytest.mark.parametrize(("command", "printed"), [("--help", "Commands"), ("models", "Apache-2.0")])
 def test_what_computes_nothing_loads_no_heavy_module(command, printed):
     code = (
@@ -218,7 +232,8 @@ def test_record_saves_what_python_reads_back(run, folder, tmp_path):
         "record", "hi", "--model", folder, "--sites", "resid_post", "--positions", "-1", "--out", out, "--json"
     )
     assert result.exit_code == 0, stops(result)
-    loaded, expected = Recording.load(out), record(load_model(folder), "hi", sites=["resid_post"], positions=[-1])
+    arguments = {"sites": ["resid_post"], "positions": [-1], "document_start": True}  # as every command begins a text
+    loaded, expected = Recording.load(out), record(load_model(folder), "hi", **arguments)
     assert loaded.names == expected.names and torch.equal(loaded["resid_post", 2], expected["resid_post", 2])
     told = json.loads(result.stdout)
     assert told["folder"] == str(out) and told["tokens"] == expected.tokens[0].tolist()

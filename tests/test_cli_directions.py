@@ -99,6 +99,21 @@ def test_mistakes_in_what_to_project_are_named(run, vectors):
         assert result.exit_code == 2 and said in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["directions", "gender", "--pair", "cats/cat"], "gender and --pair: give one of the two"),
+        (["directions", "--profile", "--source", "embed"], "so --source has no place in it"),
+        (["directions", "--profile", "--project", "one,two"], "so --project has no place in it"),
+        (["steer", "tense"], "tense: which token should this direction make likelier"),
+        (["steer", "size", "--target", " big"], "Give --target and --against"),
+    ],
+)
+def test_what_would_be_ignored_or_asks_nothing_is_refused(given, said, run):
+    result = run(*given)
+    assert result.exit_code == 2 and said in " ".join(result.stderr.split())
+
+
 @pytest.mark.model
 def test_a_list_is_found_in_the_embedding_of_the_default_model(run):
     shown = text_of(run("directions", "nationality", "--source", "embed"))

@@ -49,6 +49,11 @@ def directions(
     from probe.terminal import messages
 
     check_free_folder(out)
+    if pair is not None and contrast != "plurality":
+        raise BadPrompt(f"{contrast} and --pair: give one of the two, a list by name or pairs of your own")
+    if profile and (source is not None or project is not None):
+        given = "--source" if source is not None else "--project"
+        raise BadPrompt(f"--profile looks at every layer, so {given} has no place in it: leave one of them out")
     pairs = read_pairs(contrast, pair)
     options: dict[str, Any] = {"estimator": estimator, "on_missing": "drop"}
     with messages().status("starting") as status:
@@ -70,6 +75,10 @@ def directions(
     show_result(result, section, out=out, as_json=as_json)
 
 
+USUAL = {"plurality": (" are", " is", "The {}"), "gender": (" she", " he", "The {} said that")}
+"""Target, token to compare with and prompt, of word lists for which these are the custom."""
+
+
 def steer(
     contrast: Contrast = "plurality",
     model: Model = None,
@@ -81,11 +90,22 @@ def steer(
             help="Where the direction is found and added; left out: 12, or the middle of a smaller model.",
         ),
     ] = None,
-    target: Annotated[str, typer.Option("--target", help="The token that it should make likelier.")] = " are",
-    against: Annotated[str, typer.Option("--against", help="The token to compare with.")] = " is",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            help="The token that it should make likelier; left out, with --against: as is usual "
+            "for plurality (' are', ' is') and gender (' she', ' he').",
+        ),
+    ] = None,
+    against: Annotated[str | None, typer.Option("--against", help="The token to compare with.")] = None,
     template: Annotated[
-        str, typer.Option("--template", help="Prompts: this text with held-out words at {}.")
-    ] = "The {}",
+        str | None,
+        typer.Option(
+            "--template",
+            help="Prompts: this text with held-out words at {}; left out: 'The {}', for gender 'The {} said that'.",
+        ),
+    ] = None,
     n_random: Annotated[int, typer.Option("--n-random", help="Random directions to compare with.")] = 20,
     seed: Annotated[int, typer.Option("--seed", help="Of the random directions.")] = 0,
     document_start: DocumentStart = None,
@@ -105,6 +125,15 @@ def steer(
 
     check_free_folder(out)
     pairs = read_pairs(contrast, None)
+    usual = USUAL.get(contrast)
+    if usual is None and (target is None or against is None):
+        raise BadPrompt(
+            f"{contrast}: which token should this direction make likelier, and than which? Give --target and --against"
+        )
+    target, against, template = (
+        own if given is None else given
+        for given, own in zip((target, against, template), usual or ("", "", "The {}"), strict=True)
+    )
     if template.count("{}") != 1:
         raise BadPrompt(f"--template {template!r}: expected a text with {{}} once, where the word goes")
     prompts = [template.format(negative) for _, negative in pairs.held_out[:MOST_PROMPTS]]

@@ -2,8 +2,11 @@
 
 import math
 import shlex
+import shutil
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from probe.cli._sizes import kinds_kept
@@ -228,15 +231,22 @@ def _costs(tour: Tour) -> PageSection:
     )
 
 
+def _command() -> str:
+    """This program as it can be typed here: by where it lies, if the shell would not find it."""
+    started = Path(sys.argv[0])
+    return str(started) if started.stem == "probe" and shutil.which("probe") is None else "probe"
+
+
 def _next(tour: Tour, source: str | None) -> PageSection:
     model = "" if source is None else f" --model {shlex.quote(source)}"
     layers = "0" if tour.model.config.n_layers == 1 else f"0-{min(3, tour.model.config.n_layers - 1)}"
     other = OTHER_PROMPT if tour.prompt == PROMPT else PROMPT
+    probe = _command()
     shell = [
-        f"probe tour{model} --prompt {shlex.quote(other)}",
-        f"probe record{model} {shlex.quote(other)} --sites pattern --layers {layers} --out out/patterns",
-        f"probe check{' ' + shlex.quote(source) if source else ''}",
-        "probe models",
+        f"{probe} tour{model} --prompt {shlex.quote(other)}",
+        f"{probe} record{model} {shlex.quote(other)} --sites pattern --layers {layers} --out out/patterns",
+        f"{probe} check{' ' + shlex.quote(source) if source else ''}",
+        f"{probe} models",
     ]
     remarks = ["--help after any of them says more. The same from Python:"]
     python = [

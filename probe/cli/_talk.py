@@ -111,6 +111,8 @@ def _tell(generation: Any, text: str, *, show_distribution: bool, out: Path | No
         generation.run()
     else:
         stream(output(), generation, alternatives=show_distribution)
+    if not generation.steps and generation.ended is None:
+        raise typer.Exit(130)  # interrupted before there was anything to show or keep
     if out is not None:
         save_generation(out, generation, text)
     if as_json:

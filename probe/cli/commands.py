@@ -4,6 +4,7 @@ Exit codes: 0 all is well, 1 a check failed, 2 bad input, 130 interrupted.
 """
 
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from probe.cli._ablation import ablate, patch
 from probe.cli._dashboard import dashboard
 from probe.cli._directions import directions, steer
 from probe.cli._methods import attribute, heads, lens
-from probe.cli._options import AsJson, Model, load, print_json, read_names, read_numbers
+from probe.cli._options import AsJson, DocumentStart, Model, load, print_json, read_names, read_numbers
 from probe.cli._talk import chat, generate
 from probe.cli._words import analogy, near
 from probe.errors import NotSaved, ProbeError
@@ -49,13 +50,30 @@ class ModelCommands(Commands):
 
 app = typer.Typer(
     cls=Commands,
-    help="Look inside a GPT: record every value of a pass, and see what it says.",
     epilog="Begin with: probe tour",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": list(HELP)},
 )
+
+
+def _say_version(wanted: bool) -> bool:
+    if wanted:
+        print(version("probe-gpt"))
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _options(
+    asks_version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """Look inside a GPT: record every value of a pass, and see what it says."""
+
+
 models_app = typer.Typer(
     cls=ModelCommands,
     help="The models and word vectors known by name: list, fetch, remove.",
@@ -133,13 +151,12 @@ def record(
     positions: Annotated[
         str | None, typer.Option("--positions", help="Only these positions, as in '0,5' or '-1' for the last.")
     ] = None,
-    document_start: Annotated[
-        bool, typer.Option(help="Put the model's document separator first.", show_default=True)
-    ] = False,
+    document_start: DocumentStart = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Save the recording in this folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run one prompt and keep the values asked for; probe.Recording.load reads back what --out saves."""
+    from probe.cli._readings import starts_document
     from probe.cli._results import recording_as_json, show_recording
     from probe.plan import plan_recording
     from probe.recording import record as record_values
@@ -149,10 +166,10 @@ def record(
         "sites": read_names("sites", sites),
         "layers": read_numbers("layers", layers),
         "positions": read_numbers("positions", positions),
-        "document_start": document_start,
     }
     with messages().status("starting") as status:
         loaded, _ = load(model, status)
+        arguments["document_start"] = starts_document(loaded, document_start)
         plan = plan_recording(loaded, text, **arguments)
         status.update(f"recording {plan}")
         begin = time.perf_counter()

@@ -230,7 +230,7 @@ class Evaluation(Result):
             else "Stability: not known; it takes four pairs to fit on, or more."
         )
         shown = ", ".join(" - ".join(pair) for pair in self.opposite[:8]) + (", ..." if len(self.opposite) > 8 else "")
-        lines.append(f"Left out, {len(self.opposite)} pairs point the other way{': ' + shown if shown else ''}.")
+        lines.append(f"Of the pairs scored, {len(self.opposite)} point the other way{': ' + shown if shown else ''}.")
         lines.append(
             "Control task: not applicable (the words scored were not fitted on)."
             if self.selectivity is None
@@ -239,7 +239,7 @@ class Evaluation(Result):
         if self.twin is not None:
             lines.append(f"Before learning: AUROC {self.twin}.")
         if self.dropped:
-            lines.append(f"Left out for missing words: {', '.join(self.dropped)}.")
+            lines.append(f"Not used, for words that are missing there: {', '.join(self.dropped)}.")
         return lines
 
     def summary(self) -> Summary:

@@ -416,7 +416,9 @@ def test_what_is_no_piece_of_one_sweep_is_not_joined(as_users_run_it):
     others = {
         "prompts, positions, groups, ": sweep(model, PROMPTS[:3], layers=1),
         "value, replaced_by": sweep(model, value="zero", layers=1),
-        "metric, metric_arguments, tokens": sweep(model, metric=probe.logit_difference(5, 8), layers=1, smallest_effect=0.02),
+        "metric, metric_arguments, tokens": sweep(
+            model, metric=probe.logit_difference(5, 8), layers=1, smallest_effect=0.02
+        ),
         "units": sweep(model, units="MLPs", layers=1),
         "twin": sweep(model, layers=1, twin=model),
         "smallest_effect": sweep(model, layers=1, smallest_effect=9.0),
