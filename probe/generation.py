@@ -327,7 +327,8 @@ def generate(
         temperature: 0 (always the likeliest token) to 5. Logits are divided by it.
         top_k, top_p: choose only among so many of the likeliest tokens, or among the fewest that together have at least
             this probability (after temperature and top k).
-        seed: makes it repeatable, on any device, given the same logits. None: one is drawn, and kept in the manifest.
+        seed: makes it repeatable, on any device, given the same logits (another device or number of threads rounds
+            otherwise, and a story can part from there). None: one is drawn, and kept in the manifest.
         interventions: as in `record`, at every step. Positions count in the whole text from its front, and take effect
             when that token is run; -1 is the newest token of every step; None is every token.
         listed: how many tokens each step lists with their logit; the others are counted in a histogram. "all": every

@@ -2,6 +2,8 @@
 
 import pytest
 
+import probe
+
 pytestmark = [pytest.mark.slow, pytest.mark.model]
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 
@@ -40,6 +42,9 @@ def test_a_link_opens_the_same_view(tab, address):
     page = tab.open(f"{address}/?layer=23&head=3&query=10&key=4&overlay=induction&sort=first+token")
     tab.chosen(23, 3)
     assert page.locator(".grid .said").inner_text().startswith("L23H3 (chosen)")
+    recording = probe.record(probe.load_model(), PROMPT, sites=["pattern"], document_start=True)
+    largest = float(probe.read_head_scores(recording).of("induction").max())
+    assert page.locator(".grid .key").inner_text().split() == ["0", f"{largest:.2f}"]  # the ends of the scale
     page.get_by_text("From 10 to 4: query").wait_for()
     assert PROMPT in page.get_by_role("textbox", name="Text to look at (prompt)").input_value()
 

@@ -61,6 +61,19 @@ def test_the_code_of_a_page_gives_its_numbers_in_another_process(tab, address):
     assert printed == pytest.approx(recording["pattern", 23][0, 3, -1].tolist(), abs=1e-4)
 
 
+def test_files_asked_for_one_right_after_another_all_come(tab, address):
+    page, came = tab.open(f"{address}/?layer=23&head=3"), []
+    page.on("download", lambda download: came.append(download.suggested_filename))
+    page.get_by_text("The numbers, and downloads").click()
+    for name in ("Table (CSV)", "Manifest (JSON)", "Figures (HTML)"):
+        page.get_by_role("button", name=name).click()
+    for _ in range(120):
+        if len(came) == 3:
+            break
+        page.wait_for_timeout(500)
+    assert sorted(came) == ["head-23-3.csv", "head-23-3.html", "head-23-3.json"]
+
+
 def test_one_who_takes_heads_out_does_not_change_what_another_sees(browser, tab, address):
     from tests.browser.conftest import Tab
 

@@ -254,3 +254,12 @@ def test_the_lens_of_a_long_text_is_read_after_the_token_that_was_chosen(open_pa
     right_ones = json.loads(expected.to_json())["data"]
     assert [(one["name"], one["y"]) for one in drawn] == [(one["name"], one["y"]) for one in right_ones]
     assert "[23]" in next(one.value for one in app.markdown if "click another" in one.value).replace("\\", "")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_says_what_the_parts_that_are_taken_out_mean_for_its_numbers(page, open_page):
+    """Pages that do not run without them, or not everywhere, must not claim it."""
+    said = open_page(page, taken_out="L1H1").info[0].value
+    of_all = page in ("heads", "generation", "lens")
+    assert said.startswith("Without L1H1: ") and ("every number on this page" in said) == of_all
+    assert of_all or "whole model" in said
