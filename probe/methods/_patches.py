@@ -101,7 +101,7 @@ class PatchEffects:
 
     @functools.cached_property
     def evidence(self) -> GridEvidence:
-        """Of the effects, as shares of clean - corrupted: intervals, p, what survives the whole grid.
+        """Evidence of the effects as shares of clean - corrupted: intervals, p, what survives the whole grid.
 
         Raises:
             OutOfRange: one pair of prompts has no interval.

@@ -179,6 +179,6 @@ def test_a_bar_that_is_clicked_is_taken_out_and_with_another_click_put_back(tab,
         name = bars.locator(".ytick text").first.inner_html()
         page.mouse.move(0, 0)  # plotly learns what is under the pointer when it moves
         bars.locator(".bars .point path").first.click(force=True)  # a transparent layer above passes it on
-        said = page.get_by_text(f"Without L{name.removeprefix('MLP ')} MLP: every number")
+        said = page.get_by_text(f"Without L{name.removeprefix('MLP ')} MLP: what comes next")
         said.wait_for(state="attached" if out else "detached")
         expect(page).to_have_url(re.compile("^[^=]*units=MLPs" + ("&taken_out=L" if out else "$")), timeout=60_000)
