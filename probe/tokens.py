@@ -250,7 +250,7 @@ def document_start_token(facts: TokenizerFacts) -> str | None:
 def show_token(text: str) -> str:
     """A token in visible form, for a terminal or a figure: spaces at its ends as ·, newline ⏎, tab ⇥, others as ␀.
 
-    What no font shows (other kinds of space, joiners, marks of direction) is named by its number: ⟨200b⟩.
+    What no font shows (other kinds of space, marks of direction) is named by its number: ⟨200b⟩.
     """
     bare = text.strip(" ")
     if not bare:
